@@ -1,0 +1,46 @@
+"""The package's own errors: what was expected, what was got, the last log lines, and what to do."""
+
+import signal
+
+
+def describe_exit(returncode):
+    """Exit of a process in words: ``exit code 3`` or the signal's name, ``SIGKILL``."""
+    if returncode < 0:
+        try:
+            return signal.Signals(-returncode).name
+        except ValueError:
+            return f"signal {-returncode}"
+    return f"exit code {returncode}"
+
+
+def _compose(headline, log_lines, hint):
+    parts = [headline]
+    if log_lines:
+        parts.append("last log lines:\n" + "\n".join(f"    {line}" for line in log_lines))
+    if hint:
+        parts.append(f"what to do: {hint}")
+    return "\n".join(parts)
+
+
+class ClusterStartError(RuntimeError):
+    """The cluster's tasks did not all come up.
+
+    Attributes: ``ready`` and ``expected`` (numbers of tasks), ``timeout`` (seconds), ``log`` (the last lines that the
+    cluster's processes wrote) and ``hint`` (what to do).
+    """
+
+    def __init__(self, reason, *, ready, expected, timeout, log=(), hint=""):
+        self.ready, self.expected, self.timeout, self.log, self.hint = ready, expected, timeout, tuple(log), hint
+        headline = f"{reason}: {ready} of {expected} tasks were ready (limit {timeout:g} s)"
+        super().__init__(_compose(headline, self.log, hint))
+
+
+class TaskFailed(RuntimeError):
+    """A task of a running cluster ended, or its code raised.
+
+    Attributes: ``task`` (the name, ``worker:1``), ``reason``, ``log`` (its last log lines) and ``hint``.
+    """
+
+    def __init__(self, task, reason, *, log=(), hint=""):
+        self.task, self.reason, self.log, self.hint = task, reason, tuple(log), hint
+        super().__init__(_compose(f"task {task} failed: {reason}", self.log, hint))

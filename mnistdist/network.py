@@ -1,0 +1,155 @@
+"""Addresses of tasks, and a private network for them.
+
+TensorFlow's servers listen on every interface and run whatever graph they are sent. In a network namespace of their
+own nobody else reaches them, no port clashes, and they can have the very addresses that a printed program names.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import ipaddress
+import os
+import random
+import re
+import socket
+import struct
+import subprocess
+import sys
+import time
+
+LISTING_HOST = ipaddress.IPv4Address("192.168.233.201")
+LISTING_PORT = 2222
+
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+_SIOCSIFADDR, _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCSIFNETMASK = 0x8916, 0x8913, 0x8914, 0x891C
+_IFF_UP = 1
+
+
+def listing_addresses(ps, workers):
+    """Addresses of the classic listing, continued: ps on 192.168.233.201:2222, the next task on .202:2223, and so on.
+
+    Args: the number of ps and of worker tasks. Returns ``{"ps": [...], "worker": [...]}`` for ``ClusterSpec``.
+    Each task has a port of its own too, because a server takes its port on every address of its network.
+    """
+    names = [f"{LISTING_HOST + i}:{LISTING_PORT + i}" for i in range(ps + workers)]
+    return {"ps": names[:ps], "worker": names[ps:]}
+
+
+def loopback_addresses(ps, workers):
+    """Free ports on 127.0.0.1, in the shape of :func:`listing_addresses`.
+
+    They are drawn below the range from which the system takes ports for outgoing connections, so that one that is
+    free now is still free a moment later, when the server takes it.
+    """
+    ports = set()
+    while len(ports) < ps + workers:
+        port = random.SystemRandom().randrange(20000, 32000)
+        if not port_in_use(f"127.0.0.1:{port}"):
+            ports.add(port)
+    names = [f"127.0.0.1:{port}" for port in sorted(ports)]
+    return {"ps": names[:ps], "worker": names[ps:]}
+
+
+def parse_address(text):
+    """``"host:port"`` or ``"[v6]:port"`` to ``(host, port)``; ``ValueError`` names the text that is neither."""
+    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+):(\d{1,5})", text.strip())
+    if not match or not 0 < int(match[2]) < 65536:
+        raise ValueError(f"{text!r} is not an address: expected host:port with a port from 1 to 65535")
+    return match[1].strip("[]"), int(match[2])
+
+
+def port_in_use(address):
+    """Whether something on this machine holds the port of ``address``, on any interface."""
+    _, port = parse_address(address)
+    for family, wildcard in ((socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")):
+        with contextlib.ExitStack() as stack:
+            try:
+                probe = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            except OSError:
+                continue  # no such family here
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((wildcard, port))
+                probe.listen()
+            except OSError as error:
+                if error.errno in (98, 48, 13):  # EADDRINUSE on Linux and macOS, EACCES
+                    return True
+    return False
+
+
+def wait_for_address(address, timeout, *, what="the server", on_wait=None):
+    """Wait until something accepts connections at ``address``.
+
+    ``on_wait(seconds_left)`` is called about once a second meanwhile. After ``timeout`` seconds: ``TimeoutError``
+    naming ``what`` and the address. A session that is created before its servers are up waits for ever; so ask first.
+    """
+    host, port = parse_address(address)
+    deadline = time.monotonic() + timeout
+    next_word = time.monotonic() + 1
+    why = "no answer"
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"{what} at {address} did not answer within {timeout:g} s ({why})")
+        try:
+            with socket.create_connection((host, port), timeout=min(left, 1.0)):
+                return
+        except socket.gaierror as error:
+            why = f"{host!r} can't be resolved: {error.strerror}"
+        except OSError as error:
+            why = error.strerror or "timed out"
+        if on_wait and time.monotonic() >= next_word:
+            on_wait(max(0.0, deadline - time.monotonic()))
+            next_word += 1
+        time.sleep(min(0.1, max(0.0, deadline - time.monotonic())))
+
+
+def private_network_available():
+    """Whether this process may make a private network: tried in a throw-away child."""
+    if not sys.platform.startswith("linux"):
+        return False
+    code = "from mnistdist.network import enter_private_network as enter; enter(['192.168.233.201'])"
+    command = [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}"]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
+
+
+def enter_private_network(hosts=()):
+    """Move this process, and the children it starts from now on, to a network of their own.
+
+    The new network has a loopback interface with 127.0.0.1 and every IPv4 address of ``hosts`` on it, and no way
+    out or in. Needs no privilege where the system allows user namespaces. Raises ``OSError`` where it doesn't, and
+    must be called while the process has a single thread, so before TensorFlow is imported (unshare(2), EINVAL).
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def unshare(flags):
+        if libc.unshare(flags) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"unshare: {os.strerror(number)}")
+
+    try:
+        unshare(_CLONE_NEWNET)
+    except PermissionError:
+        uid, gid = os.getuid(), os.getgid()
+        unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
+        for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+            with open(f"/proc/self/{name}", "w") as file:
+                file.write(text)
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+
+        def up(name):
+            request = fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack("16sh22x", name, 0))
+            flags = struct.unpack_from("h", request, 16)[0]
+            fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh22x", name, flags | _IFF_UP))
+
+        def set_address(request, name, host):
+            packed = struct.pack("=H2x4s8x", socket.AF_INET, socket.inet_aton(str(host)))
+            fcntl.ioctl(control, request, struct.pack("16s16s8x", name, packed))
+
+        up(b"lo")
+        for i, host in enumerate(dict.fromkeys(map(str, hosts))):
+            if not ipaddress.ip_address(host).is_loopback:
+                label = f"lo:{i}".encode()
+                set_address(_SIOCSIFADDR, label, host)
+                set_address(_SIOCSIFNETMASK, label, "255.255.255.255")

@@ -30,7 +30,13 @@ class ClusterStartError(RuntimeError):
     """
 
     def __init__(self, reason, *, ready, expected, timeout, log=(), hint=""):
-        self.ready, self.expected, self.timeout, self.log, self.hint = ready, expected, timeout, tuple(log), hint
+        self.ready, self.expected, self.timeout, self.log, self.hint = (
+            ready,
+            expected,
+            timeout,
+            tuple(log),
+            hint,
+        )
         headline = f"{reason}: {ready} of {expected} tasks were ready (limit {timeout:g} s)"
         super().__init__(_compose(headline, self.log, hint))
 

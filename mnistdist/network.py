@@ -132,7 +132,11 @@ def enter_private_network(hosts=()):
     except PermissionError:
         uid, gid = os.getuid(), os.getgid()
         unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
-        for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        for name, text in (
+            ("setgroups", "deny"),
+            ("uid_map", f"{uid} {uid} 1"),
+            ("gid_map", f"{gid} {gid} 1"),
+        ):
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)
 

@@ -1,0 +1,305 @@
+"""The process tree of a cluster: a keeper, the controller, and a nursery that forks the tasks.
+
+    client (your notebook or script)
+      keeper            waits for the client's end, then ends everything below and removes the folder
+        controller      ipyparallel's, with its sockets towards the client on 127.0.0.1
+        nursery         goes to the private network, imports TensorFlow once, forks
+          ps:0, worker:0, ...   each an ipyparallel engine with a TensorFlow server
+
+TensorFlow takes seconds to import and a forked task has it at once. Forking is safe as long as the nursery itself
+makes no session, server or device: TensorFlow's worker threads start with those, and threads do not survive a fork.
+
+Everything here runs in the child processes; ``cluster.py`` is the client's side. They talk in lines of JSON over a
+socket pair: requests ``start`` and ``kill``; events ``imported``, ``started``, ``exited`` and ``failed``.
+"""
+
+import contextlib
+import ctypes
+import gc
+import json
+import logging
+import os
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+from mnistdist.network import enter_private_network
+
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+# What every task knows of itself, as the engine's namespace has it; set in a forked task only.
+_identity = None
+
+
+def identity():
+    """``(job, index, pid)`` of the task that this process is; the client asks each engine who it is."""
+    return _identity
+
+
+def _prctl(option, value):
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def _die_with(parent):
+    """Have the kernel end this process with its parent. Where it can't (macOS), the keeper's group kill serves."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the call
+        os._exit(1)
+
+
+@contextlib.contextmanager
+def _child_exits():
+    """A file descriptor that becomes readable when a child has ended."""
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.set_blocking(write, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    try:
+        yield read
+    finally:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.close(read)
+        os.close(write)
+
+
+def _drain(fd):
+    with contextlib.suppress(BlockingIOError):
+        while os.read(fd, 4096):
+            pass
+
+
+def _reap():
+    """``(pid, returncode)`` of every child that has ended and was not yet waited for."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        yield pid, os.waitstatus_to_exitcode(status)
+
+
+# ------------------------------------------------------------------------------------------------ keeper
+
+
+def main():
+    """Entry of the keeper. Its one argument is a JSON object (see ``Cluster._launch``); stdin is the client's life."""
+    settings = json.loads(sys.argv[1])
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    client, keeper = os.getppid(), os.getpid()
+    group = 0
+
+    def join_group():
+        os.setpgid(0, group)
+        _die_with(keeper)
+
+    try:
+        with _child_exits() as exits:
+            log = open(os.path.join(settings["folder"], "controller.log"), "wb")
+            controller = subprocess.Popen(
+                settings["controller"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=join_group,
+            )
+            group = controller.pid
+            log.close()
+            if os.fork() == 0:
+                _run_forked(lambda: (join_group(), _nursery(settings)))
+            os.close(settings["socket"])
+            selector = selectors.DefaultSelector()
+            selector.register(0, selectors.EVENT_READ)
+            selector.register(exits, selectors.EVENT_READ)
+            # The client is gone when its end of stdin is closed, or when this process has got another parent (a copy
+            # of that end may live on in a process that the client forked). Losing a child ends the cluster too.
+            while os.getppid() == client:
+                ready = {key.fd for key, _ in selector.select(timeout=1)}
+                if 0 in ready or (exits in ready and list(_reap())):
+                    break
+    finally:
+        _end_group(group)
+        shutil.rmtree(settings["folder"], ignore_errors=True)
+
+
+def _end_group(group):
+    """SIGKILL the group until nothing of it is left: what its members started meanwhile included."""
+    while group:
+        try:
+            os.killpg(group, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):  # macOS says EPERM of a group of zombies
+            break
+        list(_reap())
+        time.sleep(0.005)
+
+
+def _run_forked(body):
+    """Run the body of a forked child and never return into the parent's code."""
+    status = 1
+    try:
+        body()
+        status = 0
+    except SystemExit as exit_:
+        status = exit_.code if isinstance(exit_.code, int) else 1
+    except BaseException as error:  # its only way out is the log
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
+# ----------------------------------------------------------------------------------------------- nursery
+
+
+def _nursery(settings):
+    """Import TensorFlow once; then fork and reap tasks as the client asks, until the client's socket closes."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    channel = socket.socket(fileno=settings["socket"])
+    nursery = os.getpid()
+
+    def tell(event, **content):
+        with contextlib.suppress(BrokenPipeError):
+            channel.sendall(json.dumps({"event": event, **content}).encode() + b"\n")
+
+    redirect_output(os.path.join(settings["folder"], "nursery.log"))
+    try:
+        if settings["private_hosts"] is not None:
+            enter_private_network(settings["private_hosts"])
+        _preload()
+    except BaseException as error:
+        tell("failed", reason=f"{type(error).__name__}: {error}")
+        raise
+    tell("imported")
+
+    tasks = {}  # pid -> (job, index)
+    with _child_exits() as exits:
+        selector = selectors.DefaultSelector()
+        selector.register(channel, selectors.EVENT_READ)
+        selector.register(exits, selectors.EVENT_READ)
+        received = b""
+        while True:
+            ready = {key.fd for key, _ in selector.select()}
+            if exits in ready:
+                _drain(exits)
+                for pid, code in _reap():
+                    if pid in tasks:
+                        job, index = tasks.pop(pid)
+                        tell("exited", job=job, index=index, pid=pid, returncode=code)
+            if channel.fileno() in ready:
+                chunk = channel.recv(65536)
+                if not chunk:
+                    return
+                *lines, received = (received + chunk).split(b"\n")
+                for line in lines:
+                    request = json.loads(line)
+                    if request["do"] == "start":
+                        pid = os.fork()
+                        if pid == 0:
+                            selector.close()
+                            channel.close()
+                            _run_forked(lambda request=request: _become_task(settings, request, nursery))
+                        tasks[pid] = request["job"], request["index"]
+                        tell("started", job=request["job"], index=request["index"], pid=pid)
+                    elif request["pid"] in tasks:  # not reaped yet, so the pid is still the task's
+                        os.kill(request["pid"], request["signal"])
+
+
+def _preload():
+    """Import what every task needs. Nothing here may make a device, a session, a server or a socket."""
+    import ipykernel.kernelapp
+    import ipyparallel.engine.app
+    import tensorflow.compat.v1
+
+    gc.collect()
+    gc.freeze()  # keeps the collector from touching, and so copying, the pages that tasks share
+
+
+def redirect_output(path):
+    """Point this process's stdout and stderr, C++ included, to the file ``path`` (appended)."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    os.close(fd)
+
+
+# -------------------------------------------------------------------------------------------------- task
+
+
+def _become_task(settings, request, nursery):
+    """Turn a forked copy of the nursery into one task: environment, cores, server, engine. Never returns."""
+    global _identity
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _die_with(nursery)
+    job, index = request["job"], request["index"]
+    redirect_output(os.path.join(settings["folder"], f"{job}-{index}.log"))
+    os.environ.update(request["env"])
+    if request["cores"] and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, request["cores"])
+    _identity = job, index, os.getpid()
+
+    import numpy as np
+    import tensorflow.compat.v1 as tf
+
+    np.random.seed()  # or all tasks would draw the same numbers: the generator's state was forked too
+    tf.disable_v2_behavior()
+    namespace = {"job_name": job, "task_index": index, "cluster_spec": settings["spec"]}
+    if settings["servers"]:
+        namespace["server"] = tf.train.Server(tf.train.ClusterSpec(settings["spec"]), job, index)
+    _run_engine(settings["folder"], request["engine"], namespace)
+
+
+def _run_engine(folder, engine_id, namespace):
+    from ipyparallel.engine.app import IPEngine
+    from traitlets.config import Config
+
+    config = Config()
+    config.IPEngine.enable_nanny = False  # the nursery watches the task, and says when it has ended
+    config.IPEngine.max_heartbeat_misses = 0  # the keeper watches the controller
+    config.IPEngine.url_file = link_engine_sockets(folder)
+    config.IPEngine.timeout = 30
+    config.ProfileDir.location = os.path.join(folder, "profile")
+    config.HistoryManager.enabled = False
+    config.IPEngine.log_level = logging.ERROR  # the log is the task's, not the engine's
+    engine = IPEngine.instance(config=config, id=engine_id, user_ns=namespace)
+    engine.initialize([])
+    engine.start()
+
+
+def link_engine_sockets(folder):
+    """Path of the engines' connection file, with the Unix sockets it names made reachable.
+
+    ipyparallel 9.2 binds them as ``PATH-PORT`` and connects to ``PATH:PORT``; a link from one to the other serves.
+    """
+    path = os.path.join(folder, "profile", "security", "ipcontroller-engine.json")
+    deadline = time.monotonic() + 60
+    while (
+        True
+    ):  # the controller starts beside the import: it may be the later one, or half-way through its file
+        try:
+            with open(path) as file:
+                info = json.load(file)
+            break
+        except (FileNotFoundError, json.JSONDecodeError):
+            if time.monotonic() > deadline:
+                raise TimeoutError("the controller wrote no connection file within 60 s") from None
+            time.sleep(0.02)
+    base = info["interface"].removeprefix("ipc://")
+    for value in info.values():
+        for port in value if isinstance(value, list) else [value]:
+            if isinstance(port, int):
+                with contextlib.suppress(FileExistsError):
+                    os.symlink(f"{base}-{port}", f"{base}:{port}")
+    return path

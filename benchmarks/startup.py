@@ -69,9 +69,7 @@ def main(argv=None):
     for name in rows[0]:
         ratios = [row[name] / row["three imports"] for row in rows]
         seconds = statistics.median(row[name] for row in rows)
-        print(
-            f"{name:20}{seconds:10.2f}{statistics.median(ratios):34.2f}{min(ratios):8.2f}{max(ratios):8.2f}"
-        )
+        print(f"{name:20}{seconds:10.2f}{statistics.median(ratios):34.2f}{min(ratios):8.2f}{max(ratios):8.2f}")
     if arguments.json:
         with open(arguments.json, "w") as file:
             json.dump(rows, file, indent=1)

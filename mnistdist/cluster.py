@@ -1,26 +1,20 @@
-"""A cluster of real ps and worker processes on this machine, driven from a notebook by ipyparallel engines."""
+"""A cluster of real ps and worker processes on this machine, each an ipyparallel engine, driven from a notebook."""
 
 import contextlib
 import html
 import json
-import os
 import signal as signals
-import socket
-import subprocess
 import sys
-import tempfile
-import threading
 import time
 import weakref
-from collections import deque
 from dataclasses import dataclass
-from pathlib import Path
 
 from mnistdist import devices as device_rules
+from mnistdist.engines import activate_magics, unregister
 from mnistdist.errors import ClusterStartError, TaskFailed, describe_exit
 from mnistdist.network import listing_addresses, loopback_addresses, private_network_available
-
-_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
+from mnistdist.nursery import identity
+from mnistdist.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -40,148 +34,129 @@ class Task:
 
     @property
     def name(self):
-        """``worker:0``"""
+        """``worker:0``, say."""
         return f"{self.job}:{self.index}"
 
 
 class Cluster:
     """One ipyparallel engine a task, each pinned to its GPU or cores, each with a TensorFlow server.
 
-    >>> with Cluster(ps=1, workers=2) as cluster:
-    ...     cluster.workers.apply_sync(os.getpid)
-
     Args:
         ps, workers: numbers of tasks, 1 or more.
         devices: ``"auto"`` (a GPU a worker where there are any, else distinct cores), ``"cpu"``, or GPU ids.
         num_gpus: how many of the GPUs to use; fewer than workers is the ``ValueError`` of the classic listing.
-        network: ``"private"``: a network namespace of the cluster's own with the listing's addresses;
+        network: ``"private"``: a network namespace of the cluster's own, with the listing's addresses;
             ``"host"``: 127.0.0.1 and free ports, open to whoever reaches this machine; ``"auto"``: private where the
             system allows it, else host, said once.
         servers: start ``tf.train.Server`` in every task, named ``server`` there.
         timeout: seconds that starting may take.
 
-    Every engine's namespace has ``job_name``, ``task_index``, ``cluster_spec`` and ``server``. Ends with the ``with``
-    block, with :meth:`stop`, and with this process, however it ends. Raises ``ValueError`` for bad arguments,
-    :class:`~mnistdist.ClusterStartError` from :meth:`start`. Chapter "Clusters and servers" walks through it.
+    Every engine's namespace has ``job_name``, ``task_index``, ``cluster_spec`` and ``server``. The cluster ends with
+    its ``with`` block, with :meth:`stop`, and with this process, however that ends. Raises ``ValueError`` for bad
+    arguments and :class:`~mnistdist.ClusterStartError` from :meth:`start`. The chapter "Clusters and servers" walks
+    through it.
+
+    Example::
+
+        with Cluster(ps=1, workers=2) as cluster:
+            print(cluster.workers.apply_sync(os.getpid))
     """
 
-    def __init__(
-        self, ps=1, workers=2, *, devices="auto", num_gpus=None, network="auto", servers=True, timeout=60
-    ):
+    def __init__(self, ps=1, workers=2, *, devices="auto", num_gpus=None, network="auto", servers=True, timeout=60):
         for name, value in (("ps", ps), ("workers", workers)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"{name} is the number of {name} tasks: expected an int of 1 or more, got {value!r}"
-                )
+                raise ValueError(f"{name} is the number of {name} tasks: expected an int of 1 or more, got {value!r}")
         if network not in ("auto", "private", "host"):
             raise ValueError(f"network: expected 'auto', 'private' or 'host', got {network!r}")
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
             raise ValueError(f"timeout: expected a number of seconds above 0, got {timeout!r}")
+        self._counts = {"ps": ps, "worker": workers}
         self._pins = device_rules.assign(ps, workers, devices=devices, num_gpus=num_gpus)
-        self._names = [("ps", i) for i in range(ps)] + [("worker", i) for i in range(workers)]
-        self._engines = {("worker", i): i for i in range(workers)} | {
-            ("ps", i): workers + i for i in range(ps)
-        }
+        # Workers first, so that the [stdout:1] of an engine's output is worker 1's.
+        self._engines = {("worker", i): i for i in range(workers)} | {("ps", i): workers + i for i in range(ps)}
         self._network, self._servers, self.timeout = network, bool(servers), timeout
-        self._keeper = None
-        self._reset()
+        self._processes = None
+        self.client = None  #: the ``ipyparallel.Client``, while the cluster runs
+        self.spec = None  #: ``{"ps": [...], "worker": [...]}`` for ``tf.train.ClusterSpec``, once it has started
+        self._killed = set()  # tasks that were killed on purpose
 
-    def _reset(self):
-        self.client = None  # ipyparallel.Client, while the cluster runs
-        self.spec = None  # {"ps": [...], "worker": [...]}, for tf.train.ClusterSpec
-        self._folder = None
-        self._pids, self._exits, self._killed = {}, {}, set()
-        self._imported, self._failure = False, None
-        self._news = threading.Condition()
-
-    # ---------------------------------------------------------------------------------------- state
+    # ---------------------------------------------------------------------------------------- what it is
 
     @property
     def status(self):
         """``new``, ``running``, ``failed`` (a task has ended that nobody killed) or ``stopped``."""
-        if self._keeper is None:
-            return "new" if self._folder is None else "stopped"
-        if self._failure or self._keeper.poll() is not None or set(self._exits) - self._killed:
+        if self.client is None:
+            return "new" if self._processes is None else "stopped"
+        if not self._processes.alive or set(self._processes.exits) - self._killed:
             return "failed"
         return "running"
 
     @property
     def tasks(self):
         """All tasks as a tuple of :class:`Task`, ps first."""
-        self._require_running()
+        self._require_started()
         return tuple(
-            Task(
-                job,
-                i,
-                self.spec[job][i],
-                self._pins[job, i].device,
-                self._pids[job, i],
-                self._engines[job, i],
-            )
-            for job, i in self._names
+            Task(job, i, address, self._pins[job, i].device, self._processes.pids[job, i], self._engines[job, i])
+            for job, addresses in self.spec.items()
+            for i, address in enumerate(addresses)
         )
 
     @property
     def ps(self):
-        """ipyparallel view of the ps tasks."""
-        return self._view([name for name in self._names if name[0] == "ps"])
+        """View of the ps tasks (an ``ipyparallel.DirectView``)."""
+        return self._view(name for name in self._engines if name[0] == "ps")
 
     @property
     def workers(self):
-        """ipyparallel view of the worker tasks, in the order of their index."""
-        return self._view([name for name in self._names if name[0] == "worker"])
+        """View of the worker tasks, in the order of their index."""
+        return self._view(name for name in self._engines if name[0] == "worker")
 
     @property
     def all(self):
-        """ipyparallel view of all tasks: workers first, as their engine ids go."""
-        return self._view(sorted(self._names, key=self._engines.get))
+        """View of all tasks: the workers, then the ps."""
+        return self._view(self._engines)
 
-    def __getitem__(self, name):
+    def __getitem__(self, task):
         """View of one task: ``cluster["worker", 0]`` or ``cluster["worker:0"]``."""
-        return self._view([self._find(name)], single=True)
+        (view,) = [self._view([self._find(task)])]
+        view.targets = view.targets[0]
+        return view
 
-    def _view(self, names, single=False):
-        self._require_running()
-        targets = [self._engines[name] for name in names]
-        view = self.client.direct_view(targets[0] if single else targets)
+    def _view(self, names):
+        self._require_started()
+        view = self.client.direct_view([self._engines[name] for name in names])
         view.block = True
         return view
 
-    def _find(self, name):
-        if isinstance(name, Task):
-            name = name.job, name.index
-        elif isinstance(name, str) and name.rpartition(":")[2].isdigit():
-            name = name.rpartition(":")[0], int(name.rpartition(":")[2])
+    def _find(self, task):
+        name = (task.job, task.index) if isinstance(task, Task) else task
+        if isinstance(name, str):
+            job, _, index = name.rpartition(":")
+            name = (job, int(index)) if index.isdigit() else name
         if name not in self._engines:
-            known = ", ".join(f"{job}:{i}" for job, i in self._names)
-            raise KeyError(f"no task {name!r} in this cluster: expected one of {known}")
+            known = ", ".join(f"{job}:{i}" for job, i in sorted(self._engines))
+            raise KeyError(f"no task {task!r} in this cluster: expected one of {known}")
         return name
 
-    def _require_running(self):
+    def _require_started(self):
         if self.client is None:
-            raise RuntimeError(
-                f"the cluster is {self.status}: use `with Cluster(...) as cluster:` or cluster.start()"
-            )
+            raise RuntimeError(f"the cluster is {self.status}: use `with Cluster(...) as cluster:` or cluster.start()")
 
     def __repr__(self):
-        jobs = [job for job, _ in self._names]
-        return f"Cluster(ps={jobs.count('ps')}, workers={jobs.count('worker')}, status={self.status!r})"
+        return f"Cluster(ps={self._counts['ps']}, workers={self._counts['worker']}, status={self.status!r})"
 
     def _repr_html_(self):
         if self.client is None:
-            return f"<pre>{html.escape(repr(self))}</pre>"
-        rows = "".join(
-            f"<tr><td>{task.name}</td><td>{task.address}</td><td>{html.escape(task.device)}</td>"
-            f"<td>{task.pid}</td><td>{task.engine}</td><td>{self._state_of((task.job, task.index))}</td></tr>"
-            for task in self.tasks
-        )
-        head = "".join(f"<th>{name}</th>" for name in ("task", "address", "device", "pid", "engine", "state"))
-        return f"<table><caption>{html.escape(repr(self))}</caption><tr>{head}</tr>{rows}</table>"
+            return f"<code>{html.escape(repr(self))}</code>"
+        rows = [("task", "address", "device", "pid", "engine", "state")]
+        for task in self.tasks:
+            code = self._processes.exits.get((task.job, task.index))
+            state = "running" if code is None else describe_exit(code)
+            rows.append((task.name, task.address, task.device, task.pid, task.engine, state))
+        body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+        return f"<table><caption>{html.escape(repr(self))}</caption>{body}</table>"
 
-    def _state_of(self, name):
-        return describe_exit(self._exits[name]) if name in self._exits else "running"
-
-    # ---------------------------------------------------------------------------------------- start
+    # ---------------------------------------------------------------------------------------- start and stop
 
     def __enter__(self):
         return self.start()
@@ -191,74 +166,36 @@ class Cluster:
 
     def start(self):
         """Start every task and wait until all can be used; returns the cluster. Does nothing while it runs."""
-        if self._keeper is not None:
+        if self.client is not None:
             if self.status == "running":
                 return self
-            raise RuntimeError(f"{self!r}: restart() brings back the tasks that ended; stop() ends the rest")
-        self._reset()
+            raise RuntimeError(f"{self!r}: restart() brings ended tasks back; stop() ends the rest")
+        deadline = time.monotonic() + self.timeout
+        private = self._choose_network()
+        addresses = listing_addresses if private else loopback_addresses
+        self.spec = addresses(self._counts["ps"], self._counts["worker"])
+        self._killed = set()
+        on_exit = weakref.WeakMethod(self._unregister)
+        self._processes = Processes(
+            self.spec, private=private, servers=self._servers, on_exit=lambda name: on_exit() and on_exit()(name)
+        )
         try:
-            self._launch()
-            self._connect()
-            self._fork(self._names)
+            self._connect(deadline)
+            self._fork(list(self._engines), deadline)
         except BaseException:
             self.stop()
             raise
-        self._activate_magics()
+        views = {"": self.all, "_ps": self.ps, "_worker": self.workers}
+        activate_magics(views | {f"_{job}{index}": self[job, index] for job, index in self._engines})
         return self
 
-    def _launch(self):
-        deadline = self._deadline = time.monotonic() + self.timeout
-        private = self._choose_network()
-        counts = [sum(name[0] == job for name in self._names) for job in ("ps", "worker")]
-        self.spec = (listing_addresses if private else loopback_addresses)(*counts)
-        self._folder = Path(tempfile.mkdtemp(prefix="mnistdist-", dir=_short_temp()))
-        profile = self._folder / "profile"
-        for name in ("security", "log", "pid", "startup"):
-            (profile / name).mkdir(parents=True)
-        ours, theirs = socket.socketpair()
-        path = f"import sys; sys.path[:] = {[str(entry) for entry in sys.path]!r}; "
-        settings = {
-            "folder": str(self._folder),
-            "socket": theirs.fileno(),
-            "spec": self.spec,
-            "servers": self._servers,
-            "private_hosts": [a.rpartition(":")[0] for job in self.spec.values() for a in job]
-            if private
-            else None,
-            "controller": [
-                sys.executable,
-                "-c",
-                path + "from ipyparallel.controller.app import main; main()",
-                f"--profile-dir={profile}",
-                "--IPController.use_threads=True",
-                "--IPController.engine_transport=ipc",
-                f"--IPController.engine_ip={self._folder}/e",
-                "--HeartMonitor.period=100",
-                f"--HeartMonitor.max_heartmonitor_misses={10**9}",  # who has ended, the nursery knows
-            ],
-        }
-        environment = {k: v for k, v in os.environ.items() if k.lower() not in _PROXIES}
-        environment["IPYTHONDIR"] = str(self._folder / "ipython")
-        with open(self._folder / "keeper.log", "wb") as log, theirs:
-            self._keeper = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-c",
-                    path + "from mnistdist.nursery import main; main()",
-                    json.dumps(settings),
-                ],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        self._socket = ours
-        # Garbage collection and interpreter exit end the cluster as stop() does: by closing the keeper's stdin.
-        self._finalizer = weakref.finalize(self, _hang_up, self._keeper, ours)
-        threading.Thread(target=_listen, args=(weakref.ref(self), ours), daemon=True).start()
-        return deadline
+    def stop(self):
+        """End every process of the cluster and remove its files. Does nothing when it does not run."""
+        if self.client is not None:
+            self.client.close(linger=0)
+            self.client = None
+        if self._processes is not None:
+            self._processes.close()
 
     def _choose_network(self):
         if self._network == "host":
@@ -269,263 +206,131 @@ class Cluster:
             raise ClusterStartError(
                 "this system allows no private network",
                 ready=0,
-                expected=len(self._names),
+                expected=len(self._engines),
                 timeout=self.timeout,
-                hint="use network='host' (127.0.0.1, free ports), or allow user namespaces: see the security notes",
+                hint="use network='host' (127.0.0.1 and free ports), or allow user namespaces on this system",
             )
         _say_once(
             "No private network on this system: TensorFlow's servers listen on every interface of this machine, "
-            "without authentication. Use a firewall where others can reach it."
+            "without authentication. Have a firewall where others can reach it."
         )
         return False
 
-    def _connect(self):
+    def _connect(self, deadline):
         import ipyparallel
 
-        path = self._folder / "profile" / "security" / "ipcontroller-client.json"
         info = None
         while info is None:
-            self._check_start("the controller did not come up")
+            self._check("the controller did not come up", [], deadline)
             with contextlib.suppress(OSError, json.JSONDecodeError):  # not there yet, or half written
-                info = json.loads(path.read_text())
+                info = json.loads(self._processes.connection_file.read_text())
             time.sleep(0.02)
-        self.client = ipyparallel.Client(info, timeout=max(1.0, self._deadline - time.monotonic()))
         self._info = info
+        self.client = ipyparallel.Client(info, timeout=max(1.0, deadline - time.monotonic()))
 
-    def _fork(self, names):
-        """Start the named tasks, and return when each has registered and has said that it is who it should be."""
-        for job, index in names:
-            self._exits.pop((job, index), None)
-            self._killed.discard((job, index))
-            self._pids.pop((job, index), None)
-            pin = self._pins[job, index]
-            self._ask(
-                do="start",
-                job=job,
-                index=index,
-                env=dict(pin.env),
-                cores=list(pin.cores),
-                engine=self._engines[job, index],
-            )
-        engines = {self._engines[name] for name in names}
-        while not engines <= set(self.client.ids) or not set(names) <= set(self._pids):
-            self._check_start("not every task came up", names)
+    def _fork(self, names, deadline):
+        """Start the named tasks; return when each has registered and has said that it is who it should be."""
+        self._killed.difference_update(names)
+        for name in names:
+            pin = self._pins[name]
+            self._processes.start(name, env=pin.env, cores=pin.cores, engine=self._engines[name])
+        engines = {self._engines[name]: name for name in names}
+        while not (set(engines) <= set(self.client.ids) and set(names) <= set(self._processes.pids)):
+            self._check("not every task came up", names, deadline)
             time.sleep(0.01)
-        from mnistdist.nursery import identity
-
-        answers = self.client[sorted(engines)].apply_async(identity)
+        answers = self.client[list(engines)].apply_async(identity)
         while not answers.done():
-            self._check_start("not every task answered", names)
+            self._check("not every task answered", names, deadline)
             answers.wait(0.05)
-        for engine, (job, index, pid) in zip(sorted(engines), answers.get(), strict=True):
-            if engine != self._engines[job, index] or pid != self._pids[job, index]:
-                raise ClusterStartError(
-                    f"engine {engine} answered as {job}:{index} with pid {pid}",
-                    ready=0,
-                    expected=len(names),
-                    timeout=self.timeout,
-                    hint="stop() and start() the cluster",
-                )
-
-    def _check_start(self, reason, names=()):
-        """Raise a :class:`ClusterStartError` when a process has ended early or time is up."""
-        names = names or self._names
-        ended = [name for name in names if name in self._exits]
-        problem = None
-        if self._failure:
-            problem, log, hint = self._failure, "nursery", "read the log lines above"
-        elif ended:
-            job, index = ended[0]
-            problem = f"{job}:{index} ended with {describe_exit(self._exits[ended[0]])} while starting"
-            log, hint = (
-                f"{job}-{index}",
-                "the log lines say why; a port in use goes away with another start()",
-            )
-        elif self._keeper.poll() is not None:
-            problem, log, hint = "the cluster's keeper ended early", "keeper", "read the log lines above"
-        elif time.monotonic() > self._deadline:
-            late = next((n for n in names if n in self._pids and self._engines[n] not in self._ready()), None)
-            log = f"{late[0]}-{late[1]}" if late else ("controller" if self._imported else "nursery")
-            problem, hint = (
-                reason,
-                f"a busy or slow machine needs more: Cluster(timeout={2 * self.timeout:g})",
-            )
-        if problem:
+        expected = [(*name, self._processes.pids[name]) for name in engines.values()]
+        if answers.get() != expected:
             raise ClusterStartError(
-                problem,
-                ready=len(self._ready() & {self._engines[n] for n in names}),
+                f"engines {list(engines)} should be {expected}, and answered as {answers.get()}",
+                ready=0,
                 expected=len(names),
                 timeout=self.timeout,
-                log=self._tail(log, 8),
-                hint=hint,
+                hint="stop() the cluster and start it again",
             )
 
-    def _ready(self):
-        return set(self.client.ids) if self.client else set()
-
-    # ------------------------------------------------------------------------- what tasks tell and are told
-
-    def _ask(self, **request):
-        try:
-            self._socket.sendall(json.dumps(request).encode() + b"\n")
-        except OSError as error:
-            raise RuntimeError(
-                f"the cluster's processes have gone ({error}): stop() and start() it again"
-            ) from None
-
-    def _hear(self, event):
-        with self._news:
-            name = event.get("job"), event.get("index")
-            if event["event"] == "imported":
-                self._imported = True
-            elif event["event"] == "failed":
-                self._failure = event["reason"]
-            elif event["event"] == "started":
-                self._pids[name] = event["pid"]
-            elif event["event"] == "exited" and self._pids.get(name) == event["pid"]:
-                self._exits[name] = event["returncode"]
-                self._unregister(self._engines[name])
-            self._news.notify_all()
-
-    def _unregister(self, engine):
-        """Tell the hub that an engine has ended, so that whoever waits for its answer hears of it at once."""
-        if self.client is None:
+    def _check(self, reason, names, deadline):
+        """Raise a :class:`ClusterStartError` when a process has ended early or time is up."""
+        processes = self._processes
+        ready = {name for name in names if self._engines[name] in self.client.ids} if self.client else set()
+        ended = [name for name in names if name in processes.exits]
+        late = [name for name in names if name in processes.pids and name not in ready]
+        hint = "the log lines say why"
+        if processes.failure:
+            reason, log = processes.failure, "nursery"
+        elif ended:
+            job, index = ended[0]
+            reason = f"{job}:{index} ended with {describe_exit(processes.exits[ended[0]])} while starting"
+            log = f"{job}-{index}"
+        elif not processes.alive:
+            reason, log = "the cluster's keeper ended early", "keeper"
+        elif time.monotonic() > deadline:
+            log = f"{late[0][0]}-{late[0][1]}" if late else "nursery" if self.client else "controller"
+            hint = f"a slow or busy machine needs more time: Cluster(timeout={2 * self.timeout:g})"
+        else:
             return
-        import zmq
-        from jupyter_client.session import Session
+        counts = {"ready": len(ready), "expected": len(names) or len(self._engines)}
+        raise ClusterStartError(reason, **counts, timeout=self.timeout, log=processes.tail(log, 8), hint=hint)
 
-        session = Session(
-            key=self._info["key"].encode(),
-            signature_scheme=self._info["signature_scheme"],
-            packer=self._info["pack"],
-            unpacker=self._info["unpack"],
-        )
-        with zmq.Context.instance().socket(zmq.DEALER) as hub:
-            hub.linger = 1000
-            hub.connect(f"{self._info['interface']}:{self._info['registration']}")
-            session.send(hub, "unregistration_request", content={"id": engine})
+    def _unregister(self, name):
+        if self.client is not None:
+            unregister(self._info, self._engines[name])
 
-    # ------------------------------------------------------------------------- kill, restart, logs, stop
+    # ---------------------------------------------------------------------------------------- while it runs
 
     def kill(self, task, signal=signals.SIGKILL):
-        """Send ``signal`` to a task (``"worker:1"``, ``("worker", 1)`` or a :class:`Task`); SIGKILL is waited for."""
-        self._require_running()
+        """Send ``signal`` to a task (``"worker:1"``, ``("worker", 1)`` or a :class:`Task`); SIGKILL is waited for.
+
+        Raises ``KeyError`` for a task that the cluster has not, ``ValueError`` for one that has ended already.
+        """
+        self._require_started()
         name = self._find(task)
-        if name in self._exits:
-            raise ValueError(f"{name[0]}:{name[1]} has already ended: {self._state_of(name)}")
+        if name in self._processes.exits:
+            ended = describe_exit(self._processes.exits[name])
+            raise ValueError(f"{name[0]}:{name[1]} has already ended ({ended}): restart() brings it back")
         number = signals.Signals[signal] if isinstance(signal, str) else signals.Signals(signal)
         if number in (signals.SIGKILL, signals.SIGTERM):
             self._killed.add(name)
-        self._ask(do="kill", pid=self._pids[name], signal=int(number))
+        self._processes.kill(name, number)
         if number == signals.SIGKILL:
-            self._await_exit([name])
+            self._await_exits([name])
 
-    def _await_exit(self, names):
-        with self._news:
-            if not self._news.wait_for(lambda: set(names) <= set(self._exits) or self._failure, timeout=10):
-                late = ", ".join(f"{job}:{i}" for job, i in names if (job, i) not in self._exits)
-                raise TaskFailed(late, "it is still alive 10 s after SIGKILL", hint="stop() the cluster")
+    def _await_exits(self, names):
+        late = self._processes.wait_for_exits(names, timeout=10)
+        if late:
+            job, index = late[0]
+            raise TaskFailed(f"{job}:{index}", "still alive 10 s after SIGKILL", hint="stop() the cluster")
         gone = {self._engines[name] for name in names}
         deadline = time.monotonic() + 10
         while gone & set(self.client.ids) and time.monotonic() < deadline:
             time.sleep(0.005)
 
     def restart(self, task=None):
-        """Fresh processes with fresh servers at the same addresses: of one task, or of all. Returns the cluster.
+        """Fresh processes with fresh servers at the same addresses, of one task or of all. Returns the cluster.
 
-        A TensorFlow server can't be stopped or remade within its process; this is how one notebook runs many
-        experiments. What the old processes knew is gone, variables on a ps included.
+        A TensorFlow server can't be stopped or remade within its process: this is how one notebook runs many
+        experiments. What the old processes knew is gone, the variables on a ps included.
         """
-        self._require_running()
-        names = self._names if task is None else [self._find(task)]
-        for job, index in names:
-            if (job, index) not in self._exits:
-                self._killed.add((job, index))
-                self._ask(do="kill", pid=self._pids[job, index], signal=int(signals.SIGKILL))
-        self._await_exit(names)
-        self._deadline = time.monotonic() + self.timeout
-        self._fork(names)
+        self._require_started()
+        names = list(self._engines) if task is None else [self._find(task)]
+        alive = [name for name in names if name not in self._processes.exits]
+        self._killed.update(alive)
+        for name in alive:
+            self._processes.kill(name, signals.SIGKILL)
+        self._await_exits(names)
+        self._fork(names, time.monotonic() + self.timeout)
         return self
 
     def logs(self, task, lines=20):
-        """The last ``lines`` lines that a task's process wrote, TensorFlow's own included, as one string.
+        """The last ``lines`` lines that a task wrote, TensorFlow's own included, as one string.
 
-        After :meth:`stop`, the last 200 lines are still there.
+        After :meth:`stop`, the last 200 lines of each task are still there.
         """
         job, index = self._find(task)
-        return "\n".join(self._tail(f"{job}-{index}", lines))
-
-    def _tail(self, name, lines):
-        if self._folder is None:
-            return []
-        kept = self.__dict__.get("_kept_logs", {})
-        if name in kept:
-            return kept[name][-lines:]
-        try:
-            with open(self._folder / f"{name}.log", errors="replace") as file:
-                return [line.rstrip("\n") for line in deque(file, lines)]
-        except FileNotFoundError:
-            return []
-
-    def stop(self):
-        """End every process of the cluster and remove its files. Does nothing when there is none."""
-        keeper, self._keeper = self._keeper, None
-        if keeper is None:
-            return
-        self._kept_logs = {path.stem: self._tail(path.stem, 200) for path in self._folder.glob("*.log")}
-        if self.client is not None:
-            self.client.close(linger=0)
-            self.client = None
-        self._finalizer()
-        try:
-            keeper.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            keeper.kill()  # the kernel then ends what it kept (PR_SET_PDEATHSIG)
-            keeper.wait()
-
-    # --------------------------------------------------------------------------------------- magics
-
-    def _activate_magics(self):
-        """``%%px``, ``%%px_ps``, ``%%px_worker`` and one such as ``%%px_worker0`` a task, where this is IPython."""
-        from IPython import get_ipython
-
-        shell = get_ipython()
-        if shell is None:
-            return
-        from ipyparallel.client.magics import ParallelMagics
-
-        views = {"": self.all, "_ps": self.ps, "_worker": self.workers}
-        views |= {f"_{job}{index}": self[job, index] for job, index in self._names}
-        for suffix, view in views.items():
-            magics = ParallelMagics(shell, view, suffix)
-            magics.progress_after_seconds = -1  # no progress bar in a page
-            magics.signal_on_interrupt = (
-                None  # an engine inside TensorFlow does not hear SIGINT: see restart()
-            )
-            magics.stream_output = False  # all output at the cell's end, in the order of the tasks
-            shell.register_magics(magics)
-
-
-def _hang_up(keeper, channel):
-    for end in (keeper.stdin, channel):
-        with contextlib.suppress(OSError):
-            end.close()
-
-
-def _listen(cluster_ref, channel):
-    """Hand the nursery's events to the cluster, as long as there is one."""
-    with contextlib.suppress(OSError, ValueError):
-        for line in channel.makefile("r"):
-            cluster = cluster_ref()
-            if cluster is None:
-                return
-            cluster._hear(json.loads(line))
-            del cluster
-
-
-def _short_temp():
-    """A folder whose Unix sockets' paths stay below the system's limit of about 104 characters."""
-    return None if len(tempfile.gettempdir()) < 60 else "/tmp"
+        return "\n".join(self._processes.tail(f"{job}-{index}", lines)) if self._processes else ""
 
 
 _said = set()

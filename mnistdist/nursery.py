@@ -9,15 +9,14 @@
 TensorFlow takes seconds to import and a forked task has it at once. Forking is safe as long as the nursery itself
 makes no session, server or device: TensorFlow's worker threads start with those, and threads do not survive a fork.
 
-Everything here runs in the child processes; ``cluster.py`` is the client's side. They talk in lines of JSON over a
-socket pair: requests ``start`` and ``kill``; events ``imported``, ``started``, ``exited`` and ``failed``.
+Everything here runs in the child processes; ``processes.py`` is the client's side. They talk in lines of JSON over a
+socket pair: requests ``start`` and ``kill``; events ``started``, ``exited`` and ``failed``.
 """
 
 import contextlib
 import ctypes
 import gc
 import json
-import logging
 import os
 import selectors
 import shutil
@@ -25,8 +24,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+from importlib import import_module
 
+from mnistdist.engines import run_engine
 from mnistdist.network import enter_private_network
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -91,7 +91,7 @@ def _reap():
 
 
 def main():
-    """Entry of the keeper. Its one argument is a JSON object (see ``Cluster._launch``); stdin is the client's life."""
+    """Entry of the keeper: its argument is a JSON object (see ``Processes._launch``), its stdin the client's life."""
     settings = json.loads(sys.argv[1])
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -104,16 +104,15 @@ def main():
 
     try:
         with _child_exits() as exits:
-            log = open(os.path.join(settings["folder"], "controller.log"), "wb")
-            controller = subprocess.Popen(
-                settings["controller"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                preexec_fn=join_group,
-            )
+            with open(os.path.join(settings["folder"], "controller.log"), "wb") as log:
+                controller = subprocess.Popen(
+                    settings["controller"],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    preexec_fn=join_group,
+                )
             group = controller.pid
-            log.close()
             if os.fork() == 0:
                 _run_forked(lambda: (join_group(), _nursery(settings)))
             os.close(settings["socket"])
@@ -181,7 +180,6 @@ def _nursery(settings):
     except BaseException as error:
         tell("failed", reason=f"{type(error).__name__}: {error}")
         raise
-    tell("imported")
 
     tasks = {}  # pid -> (job, index)
     with _child_exits() as exits:
@@ -218,10 +216,8 @@ def _nursery(settings):
 
 def _preload():
     """Import what every task needs. Nothing here may make a device, a session, a server or a socket."""
-    import ipykernel.kernelapp
-    import ipyparallel.engine.app
-    import tensorflow.compat.v1
-
+    for name in ("ipykernel.kernelapp", "ipyparallel.engine.app", "tensorflow.compat.v1"):
+        import_module(name)
     gc.collect()
     gc.freeze()  # keeps the collector from touching, and so copying, the pages that tasks share
 
@@ -258,48 +254,4 @@ def _become_task(settings, request, nursery):
     namespace = {"job_name": job, "task_index": index, "cluster_spec": settings["spec"]}
     if settings["servers"]:
         namespace["server"] = tf.train.Server(tf.train.ClusterSpec(settings["spec"]), job, index)
-    _run_engine(settings["folder"], request["engine"], namespace)
-
-
-def _run_engine(folder, engine_id, namespace):
-    from ipyparallel.engine.app import IPEngine
-    from traitlets.config import Config
-
-    config = Config()
-    config.IPEngine.enable_nanny = False  # the nursery watches the task, and says when it has ended
-    config.IPEngine.max_heartbeat_misses = 0  # the keeper watches the controller
-    config.IPEngine.url_file = link_engine_sockets(folder)
-    config.IPEngine.timeout = 30
-    config.ProfileDir.location = os.path.join(folder, "profile")
-    config.HistoryManager.enabled = False
-    config.IPEngine.log_level = logging.ERROR  # the log is the task's, not the engine's
-    engine = IPEngine.instance(config=config, id=engine_id, user_ns=namespace)
-    engine.initialize([])
-    engine.start()
-
-
-def link_engine_sockets(folder):
-    """Path of the engines' connection file, with the Unix sockets it names made reachable.
-
-    ipyparallel 9.2 binds them as ``PATH-PORT`` and connects to ``PATH:PORT``; a link from one to the other serves.
-    """
-    path = os.path.join(folder, "profile", "security", "ipcontroller-engine.json")
-    deadline = time.monotonic() + 60
-    while (
-        True
-    ):  # the controller starts beside the import: it may be the later one, or half-way through its file
-        try:
-            with open(path) as file:
-                info = json.load(file)
-            break
-        except (FileNotFoundError, json.JSONDecodeError):
-            if time.monotonic() > deadline:
-                raise TimeoutError("the controller wrote no connection file within 60 s") from None
-            time.sleep(0.02)
-    base = info["interface"].removeprefix("ipc://")
-    for value in info.values():
-        for port in value if isinstance(value, list) else [value]:
-            if isinstance(port, int):
-                with contextlib.suppress(FileExistsError):
-                    os.symlink(f"{base}-{port}", f"{base}:{port}")
-    return path
+    run_engine(settings["folder"], request["engine"], namespace)

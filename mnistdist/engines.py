@@ -1,0 +1,85 @@
+"""What a cluster's tasks need of ipyparallel beyond its defaults: engines in a forked process, their end, magics."""
+
+import contextlib
+import json
+import logging
+import os
+import time
+
+
+def run_engine(folder, engine_id, namespace):
+    """Make this process an ipyparallel engine with the given id and namespace; returns when the engine ends."""
+    from ipyparallel.engine.app import IPEngine
+    from traitlets.config import Config
+
+    config = Config()
+    config.IPEngine.enable_nanny = False  # the nursery watches the task, and says when it has ended
+    config.IPEngine.max_heartbeat_misses = 0  # the keeper watches the controller
+    config.IPEngine.url_file = link_engine_sockets(folder)
+    config.IPEngine.timeout = 30
+    config.ProfileDir.location = os.path.join(folder, "profile")
+    config.HistoryManager.enabled = False
+    config.IPEngine.log_level = logging.ERROR  # the log is the task's, not the engine's
+    engine = IPEngine.instance(config=config, id=engine_id, user_ns=namespace)
+    engine.initialize([])
+    engine.start()
+
+
+def link_engine_sockets(folder):
+    """Path of the engines' connection file, with the Unix sockets it names made reachable.
+
+    ipyparallel 9.2 binds them as ``PATH-PORT`` and connects to ``PATH:PORT``; a link from one to the other serves.
+    """
+    path = os.path.join(folder, "profile", "security", "ipcontroller-engine.json")
+    deadline = time.monotonic() + 60
+    while True:  # the controller starts beside the import: it may be the later one, or half-way through its file
+        try:
+            with open(path) as file:
+                info = json.load(file)
+            break
+        except (FileNotFoundError, json.JSONDecodeError):
+            if time.monotonic() > deadline:
+                raise TimeoutError("the controller wrote no connection file within 60 s") from None
+            time.sleep(0.02)
+    base = info["interface"].removeprefix("ipc://")
+    for value in info.values():
+        for port in value if isinstance(value, list) else [value]:
+            if isinstance(port, int):
+                with contextlib.suppress(FileExistsError):
+                    os.symlink(f"{base}-{port}", f"{base}:{port}")
+    return path
+
+
+def unregister(info, engine):
+    """Tell the hub that an engine has ended, so that whoever waits for its answer hears of it at once.
+
+    ``info`` is the content of the client's connection file. An engine's nanny would say so, at the cost of a process a
+    task and half of the time that a restart takes; heartbeats would tell later, and take a paused task for a dead one.
+    """
+    import zmq
+    from jupyter_client.session import Session
+
+    session = Session(
+        key=info["key"].encode(),
+        signature_scheme=info["signature_scheme"],
+        packer=info["pack"],
+        unpacker=info["unpack"],
+    )
+    with zmq.Context.instance().socket(zmq.DEALER) as hub:
+        hub.linger = 1000
+        hub.connect(f"{info['interface']}:{info['registration']}")
+        session.send(hub, "unregistration_request", content={"id": engine})
+
+
+def activate_magics(views):
+    """Define ``%%px`` magics for views, by suffix, where this is IPython: ``{"_ps": view}`` makes ``%%px_ps``."""
+    from ipyparallel.client.magics import ParallelMagics
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    for suffix, view in views.items() if shell else ():
+        magics = ParallelMagics(shell, view, suffix)
+        magics.progress_after_seconds = -1  # no progress bar in a page
+        magics.signal_on_interrupt = None  # TensorFlow does not hear SIGINT: Cluster.restart() is the way out
+        magics.stream_output = False  # all output at the cell's end, in the order of the tasks
+        shell.register_magics(magics)

@@ -1,0 +1,164 @@
+"""The client's side of a cluster's process tree: start it, ask it for tasks, hear of their ends, end it.
+
+The other side is ``nursery.py``, which shows the tree. This module knows processes, pids and logs; ``cluster.py``
+knows engines and views.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import weakref
+from collections import deque
+from pathlib import Path
+
+# A proxy that is set for the web would catch the tasks' gRPC connections too, and hang them.
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
+
+
+class Processes:
+    """A keeper, a controller, a nursery and the tasks it forks, in a temporary folder that goes with them.
+
+    Args: ``spec``, the addresses of all tasks by job; ``private``, whether they get a network of their own;
+    ``servers``, whether each starts a TensorFlow server; ``on_exit(name)``, called from a thread when a task has ended.
+    A task's name is ``(job, index)``. They all end when :meth:`close` is called or when this object or process ends.
+    """
+
+    def __init__(self, spec, *, private, servers, on_exit):
+        self.pids, self.exits = {}, {}  # of each task, the latest process and how it ended
+        self.failure = None  # why the nursery could not start
+        self._on_exit, self._changed = on_exit, threading.Condition()
+        self._kept_logs = None
+        temp = None if len(tempfile.gettempdir()) < 60 else "/tmp"  # a Unix socket's path has a limit of 104
+        self.folder = Path(tempfile.mkdtemp(prefix="mnistdist-", dir=temp))
+        try:
+            self._launch(spec, private, servers)
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+
+    def _launch(self, spec, private, servers):
+        profile = self.folder / "profile"
+        for name in ("security", "log", "pid", "startup"):
+            (profile / name).mkdir(parents=True)
+        hosts = [address.rpartition(":")[0] for job in spec.values() for address in job]
+        run = f"import sys; sys.path[:] = {[str(entry) for entry in sys.path]!r}; from {{}} import main; main()"
+        ours, theirs = socket.socketpair()
+        settings = {
+            "folder": str(self.folder),
+            "socket": theirs.fileno(),
+            "spec": spec,
+            "servers": servers,
+            "private_hosts": hosts if private else None,
+            "controller": [
+                *(sys.executable, "-c", run.format("ipyparallel.controller.app")),
+                f"--profile-dir={profile}",
+                "--IPController.use_threads=True",  # 2 processes instead of 9
+                "--IPController.engine_transport=ipc",  # Unix sockets reach into a private network
+                f"--IPController.engine_ip={self.folder}/e",
+                "--HeartMonitor.period=100",  # registration waits for a heartbeat or two
+                f"--HeartMonitor.max_heartmonitor_misses={10**9}",  # the nursery knows better who has ended
+            ],
+        }
+        environment = {k: v for k, v in os.environ.items() if k.lower() not in _PROXIES}
+        environment["IPYTHONDIR"] = str(self.folder / "ipython")
+        with open(self.folder / "keeper.log", "wb") as log, theirs:
+            self._keeper = subprocess.Popen(
+                [sys.executable, "-c", run.format("mnistdist.nursery"), json.dumps(settings)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # a Ctrl-C in the terminal is for the client alone
+            )
+        self._channel = ours
+        # Garbage collection and the interpreter's exit end the tree as close() does, by closing the keeper's stdin.
+        self._hang_up = weakref.finalize(self, _close_all, self._keeper.stdin, ours)
+        threading.Thread(target=_listen, args=(weakref.ref(self), ours), daemon=True).start()
+
+    @property
+    def alive(self):
+        """Whether the keeper, and with it the rest of the tree, is still there."""
+        return self._keeper.poll() is None
+
+    @property
+    def connection_file(self):
+        """Path of the file with which an ``ipyparallel.Client`` connects; the controller writes it as it comes up."""
+        return self.folder / "profile" / "security" / "ipcontroller-client.json"
+
+    def start(self, name, *, env, cores, engine):
+        """Ask for a task: environment variables, cores (empty: all) and engine id. ``pids`` has it a moment later."""
+        self.exits.pop(name, None)
+        self.pids.pop(name, None)
+        self._ask(do="start", job=name[0], index=name[1], env=dict(env), cores=list(cores), engine=engine)
+
+    def kill(self, name, signal):
+        """Send a signal to a task; nothing happens when it has ended meanwhile."""
+        self._ask(do="kill", pid=self.pids[name], signal=int(signal))
+
+    def wait_for_exits(self, names, timeout):
+        """Wait until the named tasks have ended; returns the names of those that have not within ``timeout`` s."""
+        with self._changed:
+            self._changed.wait_for(lambda: set(names) <= set(self.exits) or not self.alive, timeout)
+        return [name for name in names if name not in self.exits]
+
+    def _ask(self, **request):
+        try:
+            self._channel.sendall(json.dumps(request).encode() + b"\n")
+        except OSError as error:
+            raise RuntimeError(f"the cluster's processes have gone ({error}): stop() and start() it again") from None
+
+    def hear(self, event):
+        """Take note of one event of the nursery's."""
+        name = event.get("job"), event.get("index")
+        with self._changed:
+            if event["event"] == "failed":
+                self.failure = event["reason"]
+            elif event["event"] == "started":
+                self.pids[name] = event["pid"]
+            elif event["event"] == "exited" and self.pids.get(name) == event["pid"]:
+                self.exits[name] = event["returncode"]
+                self._on_exit(name)
+            self._changed.notify_all()
+
+    def tail(self, log, lines):
+        """The last ``lines`` lines of a log: a task's ``job-index``, ``nursery``, ``controller`` or ``keeper``."""
+        if self._kept_logs is not None:
+            return self._kept_logs.get(log, [])[-lines:]
+        with contextlib.suppress(FileNotFoundError), open(self.folder / f"{log}.log", errors="replace") as file:
+            return [line.rstrip("\n") for line in deque(file, lines)]
+        return []
+
+    def close(self):
+        """End every process and remove the folder; the last 200 lines of each log are kept in memory."""
+        self._kept_logs = {path.stem: self.tail(path.stem, 200) for path in self.folder.glob("*.log")}
+        self._hang_up()
+        try:
+            self._keeper.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._keeper.kill()  # the kernel ends its children with it
+            self._keeper.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)  # if a killed keeper could not
+
+
+def _close_all(*ends):
+    for end in ends:
+        with contextlib.suppress(OSError):
+            end.close()
+
+
+def _listen(reference, channel):
+    """Hand the nursery's events to the ``Processes`` that is waiting for them, as long as there is one."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in channel.makefile("r"):
+            processes = reference()
+            if processes is None:
+                return
+            processes.hear(json.loads(line))
+            del processes

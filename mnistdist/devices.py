@@ -1,0 +1,249 @@
+"""Which GPU and which cores each task gets: one environment and one set of cores a task.
+
+TensorFlow decides once, when a process first starts a server or a session, which GPUs it sees and how many
+threads it runs; nothing said later changes it. So the choice is made here, before, from plain lists, and given to
+each task as environment variables. Nothing here imports TensorFlow or touches a process:
+
+>>> pins = assign(ps=1, workers=2, gpus=[], cores=[0, 1])
+>>> pins["worker", 1].device, pins["worker", 1].env["CUDA_VISIBLE_DEVICES"]
+('core 1', '-1')
+"""
+
+import os
+import runpy
+from collections.abc import Iterable, Mapping, Sequence
+from ctypes import CDLL
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+# An empty value hides the GPUs too, but Windows cannot hold one and many scripts read it as "not set".
+NO_GPU = "-1"
+
+
+@dataclass(frozen=True)
+class Pin:
+    """Where one task runs.
+
+    Attributes:
+        device: The name for people: ``"GPU 0"``, ``"core 1"``, ``"cores 0-3"``.
+        env: Environment variables to set in the task before TensorFlow initialises its devices.
+        cores: Cores to pin the task to (``os.sched_setaffinity``, where the system has it).
+    """
+
+    device: str
+    env: Mapping[str, str]
+    cores: tuple[int, ...]
+
+    @property
+    def tf_device(self) -> str:
+        """The task's device as TensorFlow names it: always its first and only one, ``gpu:0`` or ``cpu:0``."""
+        return "cpu:0" if self.env["CUDA_VISIBLE_DEVICES"] == NO_GPU else "gpu:0"
+
+
+def find_gpus() -> list[str]:
+    """Lists the GPUs that TensorFlow may use here, as one would write them in ``CUDA_VISIBLE_DEVICES``.
+
+    NVML counts them, which, unlike asking TensorFlow, starts nothing on them. A ``CUDA_VISIBLE_DEVICES`` already
+    set (indices or UUIDs) limits the list and orders it by CUDA's rule: what follows the first entry that names no
+    device is ignored. No driver, or a TensorFlow that cannot use GPUs, gives an empty list.
+    """
+    uuids = _nvml_uuids()
+    if not uuids or not tensorflow_has_cuda():
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return [str(index) for index in range(len(uuids))]
+    found = []
+    for entry in (part.strip() for part in visible.split(",")):
+        if entry.isdecimal():
+            known = int(entry) < len(uuids)
+        else:  # a UUID, or its unique beginning; slices of a GPU are not listed here, and taken on trust
+            known = entry.startswith("MIG-") or sum(uuid.startswith(entry) for uuid in uuids if entry) == 1
+        if not known:
+            break
+        found.append(entry)
+    return list(dict.fromkeys(found))
+
+
+def _nvml_uuids() -> list[str]:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:  # no driver
+        return []
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        return [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
+    except pynvml.NVMLError:  # a driver, but no device that answers
+        return []
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def tensorflow_has_cuda() -> bool:
+    """Says whether the installed TensorFlow is built for CUDA and finds cuDNN, without importing it.
+
+    TensorFlow registers no GPU when a CUDA library is missing. cuDNN stands for them all: neither the driver nor
+    the CUDA toolkit brings it, ``pip install "tensorflow[and-cuda]"`` does.
+    """
+    package = find_spec("tensorflow")
+    if package is None or package.origin is None:
+        return False
+    root = Path(package.origin).parent
+    info = root / "python" / "platform" / "build_info.py"
+    build = runpy.run_path(str(info))["build_info"] if info.is_file() else {}
+    if not build.get("is_cuda_build"):
+        return False
+    library = f"libcudnn.so.{build['cudnn_version']}"
+    if (root.parent / "nvidia" / "cudnn" / "lib" / library).exists():
+        return True
+    try:
+        CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def available_cores() -> list[int]:
+    """Lists the logical cores this process may run on, those of one physical core side by side.
+
+    Linux often numbers the two halves of a physical core far apart; side by side, neighbouring shares of the list
+    get whole cores. Where the system has no affinity (macOS), all cores, in their order.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return list(range(os.cpu_count() or 1))
+
+    def physical_core(core):
+        try:  # "0,8" or "0-1": the logical cores of one physical core, lowest first
+            siblings = Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list").read_text()
+            return int(siblings.replace("-", ",").split(",")[0])
+        except (OSError, ValueError):
+            return core
+
+    return sorted(os.sched_getaffinity(0), key=lambda core: (physical_core(core), core))
+
+
+def assign(
+    ps: int,
+    workers: int,
+    *,
+    devices: str | Iterable[str | int] = "auto",
+    num_gpus: int | None = None,
+    gpus: Sequence[str],
+    cores: Sequence[int],
+) -> dict[tuple[str, int], Pin]:
+    """Gives every task of a cluster on one machine its environment and its cores.
+
+    With GPUs, worker ``i`` gets GPU ``i % num_gpus``, and a GPU that serves several workers grows its memory as
+    needed instead of taking all of it; a ps never sees a GPU. GPU workers may run on every core.
+
+    Without GPUs, each worker gets an equal share of the cores, and nobody else's; cores left over go to the ps
+    tasks, or, if none is, these run on every core. With fewer cores than workers, all tasks share all cores: two
+    workers on one core and a third alone on another would make a straggler that no one asked for.
+
+    Thread pools match: one operation uses as many threads as the task has cores, divided by the tasks that share
+    them. Idle threads of TensorFlow spin, and take time from other tasks. Operations side by side get two threads
+    at least, so that one that blocks never holds up the rest.
+
+    Args:
+        ps: Number of parameter servers, 0 or more.
+        workers: Number of workers, 1 or more.
+        devices: ``"auto"`` (the GPUs found, else cores), ``"cpu"``, or GPU ids (indices or UUIDs), in order.
+        num_gpus: How many of those GPUs to use; 0 for none; by default all.
+        gpus: The GPUs found (:func:`find_gpus`).
+        cores: The cores found (:func:`available_cores`).
+
+    Returns:
+        ``{("ps", 0): Pin, ..., ("worker", 0): Pin, ...}``, in task order.
+
+    Raises:
+        ValueError: on a count out of range, a GPU that is not there, or a ``num_gpus`` that is more than the GPUs
+            or less than the workers.
+    """
+    if ps < 0 or workers < 1:
+        raise ValueError(f"a cluster needs ps >= 0 and workers >= 1; got ps={ps}, workers={workers}")
+    if not cores:
+        raise ValueError("a cluster needs at least one core; got an empty list of cores")
+    cores = tuple(cores)
+    chosen = _choose_gpus(devices, num_gpus, workers, list(gpus))
+    worker_gpus = [chosen[index % len(chosen)] for index in range(workers)] if chosen else []
+    share = 0 if chosen else len(cores) // workers
+    left_over = cores[share * workers :] if share else ()
+
+    pins = {}
+    for index in range(ps):
+        own, tasks = (left_over, ps) if left_over else (cores, ps + workers)
+        pins["ps", index] = Pin(_core_names(own), {"CUDA_VISIBLE_DEVICES": NO_GPU} | _threads(own, tasks), own)
+    for index in range(workers):
+        own, tasks = (cores[index * share : (index + 1) * share], 1) if share else (cores, ps + workers)
+        name, env = _core_names(own), {"CUDA_VISIBLE_DEVICES": NO_GPU}
+        if worker_gpus:
+            gpu = worker_gpus[index]
+            name, env = _gpu_name(gpu), {"CUDA_VISIBLE_DEVICES": gpu}
+            if worker_gpus.count(gpu) > 1:
+                env["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
+        pins["worker", index] = Pin(name, env | _threads(own, tasks), own)
+    return pins
+
+
+def sharing_notice(pins: Mapping[tuple[str, int], Pin]) -> str | None:
+    """Says in one line what workers share, for the caller to print once; None where each has its own."""
+    workers = [pin for (job, _), pin in pins.items() if job == "worker"]
+    places = {(pin.device, pin.cores) for pin in workers}
+    if len(places) == len(workers):
+        return None
+    if workers[0].tf_device == "gpu:0":
+        names = ", ".join(dict.fromkeys(pin.device for pin in workers))
+        return f"{len(workers)} workers share {names}: each takes GPU memory as it needs it"
+    return f"{len(workers)} workers share {workers[0].device}: too few for one each, so all tasks run on all"
+
+
+def _choose_gpus(devices, num_gpus, workers, gpus) -> list[str]:
+    if devices == "cpu":
+        if num_gpus:
+            raise ValueError(f"devices='cpu' uses no GPU, but num_gpus is {num_gpus}: leave one of them out")
+        return []
+    if devices == "auto":
+        chosen = gpus
+    elif isinstance(devices, str):
+        raise ValueError(f"devices must be 'auto', 'cpu' or a list of GPU ids; got {devices!r}")
+    else:
+        chosen = [str(gpu) for gpu in devices]
+        # Ids are taken on trust where NVML lists nothing; an index that it would list is checked.
+        missing = [gpu for gpu in chosen if gpus and gpu.isdecimal() and gpu not in gpus]
+        if missing:
+            raise ValueError(f"devices names GPU {', '.join(missing)}; the GPUs here are {', '.join(gpus)}")
+    if num_gpus is None:
+        return chosen
+    if 0 < num_gpus < workers:
+        raise ValueError(f"number of gpus is less than number of workers: {num_gpus} GPUs, {workers} workers")
+    if not 0 <= num_gpus <= len(chosen):
+        raise ValueError(f"num_gpus must be between 0 and the {len(chosen)} GPUs available; got {num_gpus}")
+    return chosen[:num_gpus]
+
+
+def _threads(cores, tasks) -> dict[str, str]:
+    threads = max(1, len(cores) // tasks)
+    return {
+        "TF_NUM_INTRAOP_THREADS": str(threads),
+        "TF_NUM_INTEROP_THREADS": str(max(2, threads)),
+        "OMP_NUM_THREADS": str(threads),  # NumPy's own pool, which it starts when it is imported
+    }
+
+
+def _gpu_name(gpu: str) -> str:
+    return f"GPU {gpu}" if gpu.isdecimal() else gpu[:12]  # "GPU-8932f937" tells UUIDs apart
+
+
+def _core_names(cores: Sequence[int]) -> str:
+    """Names cores for people: ``core 1``, ``cores 0-3``, ``cores 0-1, 8-9``."""
+    runs: list[list[int]] = []
+    for core in sorted(cores):
+        if runs and core == runs[-1][-1] + 1:
+            runs[-1].append(core)
+        else:
+            runs.append([core])
+    spans = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    return f"cores {spans}" if len(cores) > 1 else f"core {spans}"

@@ -1,0 +1,50 @@
+"""show() is how pages quote the package: its text must be the source, and nothing else."""
+
+import functools
+import inspect
+
+import pytest
+from IPython.core.formatters import DisplayFormatter
+
+import mnistdist.show
+from mnistdist.show import show
+
+
+class Example:
+    @staticmethod
+    def method():
+        """A line, and one indented."""
+        if True:
+            return 1
+
+
+def test_text_is_the_source():
+    assert repr(show(show)) == inspect.getsource(show).rstrip("\n")
+    assert repr(show(Example)) == inspect.getsource(Example).rstrip("\n")
+    assert repr(show(mnistdist.show)) == inspect.getsource(mnistdist.show).rstrip("\n")
+
+
+def test_methods_lose_their_indentation():
+    lines = repr(show(Example.method)).splitlines()
+    assert lines[:2] == ["@staticmethod", "def method():"]
+    assert lines[-1] == "        return 1"
+
+
+def test_a_wrapped_function_shows_what_it_wraps():
+    @functools.wraps(show)
+    def wrapper(obj):
+        return show(obj)
+
+    assert repr(show(wrapper)) == repr(show(show))
+
+
+def test_a_notebook_gets_the_text_and_its_highlighted_form():
+    bundle, _ = DisplayFormatter().format(show(show))
+    assert bundle["text/plain"] == repr(show(show))
+    assert 'class="highlight"' in bundle["text/html"]
+
+
+@pytest.mark.parametrize("obj", [len, 3, "text", int, functools.partial(show)])
+def test_what_has_no_source(obj):
+    with pytest.raises(TypeError, match=r"show\(\) needs a function, class or module with Python source; got"):
+        show(obj)

@@ -1,0 +1,208 @@
+"""MNIST, or another set kept in MNIST's four files, as the old TensorFlow tutorials read it.
+
+Most programs need one call, ``read_data_sets(data_dir)``. Images stay bytes until they are handed out: a
+worker that only draws batches holds 55 MB, not the 220 MB of the same pixels as float32, and starts sooner.
+
+Source: names and behaviour of ``tensorflow.examples.tutorials.mnist.input_data``, which TensorFlow 2 dropped.
+"""
+
+import math
+import operator
+import os
+from typing import NamedTuple
+
+import numpy as np
+
+from mnistdist.idx import DataError, embedded_files, files_in, read_idx
+
+__all__ = ["DataError", "DataSet", "Datasets", "read_data_sets"]
+
+_CLASSES = 10
+
+
+class DataSet:
+    """Images with their labels, handed out in batches.
+
+    Args:
+        images: One image a row, of shape (N, pixels) or (N, height, width, ...), which is flattened. uint8 (0
+            to 255) is scaled to float32 in [0, 1] when it is handed out; float32 is taken as is. Not copied.
+        labels: Integers of shape (N,), or float32 of shape (N, classes), one-hot or soft. Not copied.
+        seed: Anything ``numpy.random.default_rng`` takes; makes the order of the batches repeatable. Workers
+            that are to draw different batches need different seeds, say ``[seed, task_index]``. Without one,
+            every process has an order of its own, after a fork or an unpickling too.
+
+    Raises:
+        ValueError: Shapes or dtypes are others, or there are not as many labels as images.
+
+    >>> pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    >>> DataSet(pixels, np.array([0, 1, 2], np.uint8))
+    DataSet(3 examples: images of 4 uint8, labels uint8)
+    """
+
+    def __init__(self, images, labels, seed=None):
+        images, labels = np.asarray(images), np.asarray(labels)
+        if images.ndim < 2 or images.dtype not in (np.uint8, np.float32):
+            raise ValueError(
+                "images: expected one image a row, uint8 (0 to 255) or float32 (0 to 1); "
+                f"got {images.dtype} of shape {images.shape}"
+            )
+        whole_numbers = labels.ndim == 1 and labels.dtype.kind in "iu"
+        if not whole_numbers and (labels.ndim != 2 or labels.dtype != np.float32):
+            raise ValueError(
+                "labels: expected integers of shape (N,) or float32 of shape (N, classes); "
+                f"got {labels.dtype} of shape {labels.shape}"
+            )
+        if len(images) != len(labels):
+            raise ValueError(f"expected one label an image; got {len(images)} images, {len(labels)} labels")
+        self._images = images.reshape(len(images), math.prod(images.shape[1:]))
+        self._labels = labels
+        self._generator = None if seed is None else np.random.default_rng(seed)
+        self._drawn = 0  # examples handed out so far, in all epochs
+        self._order = None  # of the rows in the present epoch
+        self._shuffled_by = None  # the process that shuffled them without a seed
+
+    def __repr__(self):
+        images, labels = self._images, self._labels
+        kind = f"of {labels.shape[1]} {labels.dtype}" if labels.ndim == 2 else f"{labels.dtype}"
+        return f"DataSet({len(images)} examples: images of {images.shape[1]} {images.dtype}, labels {kind})"
+
+    @property
+    def images(self):
+        """All images, float32 of shape (N, pixels), in the order given; drawing batches does not move them.
+
+        Bytes become floats at the first access, and the floats take their place.
+        """
+        self._images = _scaled(self._images)
+        return self._images
+
+    @property
+    def labels(self):
+        """All labels, in the order of ``images``."""
+        return self._labels
+
+    @property
+    def num_examples(self):
+        """How many images there are."""
+        return len(self._images)
+
+    @property
+    def epochs_completed(self):
+        """How many times the whole set has been handed out.
+
+        The tutorials' reader counted an epoch when the next one began: where batches fill an epoch exactly,
+        its count came one batch later.
+        """
+        return self._drawn // max(self.num_examples, 1)
+
+    def next_batch(self, batch_size, *, shuffle=True):
+        """The next ``batch_size`` examples.
+
+        Every epoch hands out each example once, newly shuffled, and nothing is dropped: a batch that crosses
+        the end of an epoch takes what is left and is filled from the next. It may be larger than the set.
+
+        Args:
+            batch_size: How many examples, at least 1.
+            shuffle: Whether epochs that begin in this call are shuffled, or keep the order of ``images``.
+
+        Returns:
+            ``(images, labels)``, new arrays: float32 of shape (batch_size, pixels), and as ``labels``.
+
+        Raises:
+            ValueError: ``batch_size`` is less than 1, or the set is empty.
+        """
+        rows = self._next_rows(operator.index(batch_size), shuffle)
+        return _scaled(self._images[rows]), self._labels[rows]
+
+    def _next_rows(self, count, shuffle):
+        """The row numbers of the next ``count`` examples."""
+        if count < 1:
+            raise ValueError(f"batch_size: expected at least 1, got {count}")
+        if not self.num_examples:
+            raise ValueError("next_batch: this set has no examples (see validation_size of read_data_sets)")
+        if self._shuffled_by not in (None, os.getpid()):
+            # Forked or unpickled since the last shuffle: the rest of this epoch gets an order of our own.
+            self._shuffle(self._order[self._drawn % self.num_examples :])
+        parts = []
+        while count:
+            start = self._drawn % self.num_examples
+            if start == 0:
+                self._order, self._shuffled_by = np.arange(self.num_examples), None
+                if shuffle:
+                    self._shuffle(self._order)
+            parts.append(self._order[start : start + count])
+            self._drawn += len(parts[-1])
+            count -= len(parts[-1])
+        return np.concatenate(parts)
+
+    def _shuffle(self, rows):
+        """Shuffle in place; without a seed from new entropy of the system, which no two processes share."""
+        if self._generator is None:
+            self._shuffled_by = os.getpid()
+        (self._generator or np.random.default_rng()).shuffle(rows)
+
+
+class Datasets(NamedTuple):
+    """The three ``DataSet`` objects that ``read_data_sets`` returns."""
+
+    train: DataSet
+    validation: DataSet
+    test: DataSet
+
+
+def read_data_sets(data_dir=None, one_hot=False, validation_size=5000, seed=None):
+    """Read the training, validation and test sets.
+
+    The four files are ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-images-idx3-ubyte``
+    and ``t10k-labels-idx1-ubyte``, with or without ``.gz``; where both are there, without.
+
+    Args:
+        data_dir: A directory with the four files. They are read, whatever the set (Fashion-MNIST, say), if
+            its images are of 28 x 28 pixels, the 784 inputs of the network. If it has none of them, MNIST is
+            written there, and the directory made if need be; any number of processes may do so at once. If
+            some are missing, they are added only where the others are MNIST's. ``None``: the package's copy.
+        one_hot: Labels as float32 rows of 10 instead of uint8.
+        validation_size: How many examples, the first of the training files, make the validation set.
+        seed: As for ``DataSet``.
+
+    Returns:
+        ``Datasets(train, validation, test)``: 55,000, 5,000 and 10,000 examples of MNIST by default.
+
+    Raises:
+        DataError: A file is damaged, truncated or not what its name says, or files don't belong together.
+        OSError: A file or directory can't be read or written.
+        ValueError: ``validation_size`` is negative, or larger than the training files.
+
+    >>> [part.num_examples for part in read_data_sets()]
+    [55000, 5000, 10000]
+    """
+    files = embedded_files() if data_dir is None else files_in(data_dir)
+    images, labels = _read_split(files, "train", one_hot)
+    if not 0 <= validation_size <= len(images):
+        raise ValueError(f"validation_size: expected 0 to {len(images)}, got {validation_size}")
+    return Datasets(
+        train=DataSet(images[validation_size:], labels[validation_size:], seed),
+        validation=DataSet(images[:validation_size], labels[:validation_size], seed),
+        test=DataSet(*_read_split(files, "t10k", one_hot), seed),
+    )
+
+
+def _read_split(files, split, one_hot):
+    """Images, uint8 of shape (N, 28, 28), and labels of ``"train"`` or ``"t10k"``."""
+    images_file, labels_file = files[f"{split}-images-idx3-ubyte"], files[f"{split}-labels-idx1-ubyte"]
+    images, labels = read_idx(images_file, 3), read_idx(labels_file, 1)
+    if len(images) != len(labels):
+        raise DataError(
+            f"expected one label an image; found {len(images)} images in {images_file} "
+            f"and {len(labels)} labels in {labels_file}"
+        )
+    if one_hot and labels.max() >= _CLASSES:
+        raise DataError(f"{labels_file}: expected labels from 0 to {_CLASSES - 1}; found {labels.max()}")
+    return images, np.eye(_CLASSES, dtype=np.float32)[labels] if one_hot else labels.copy()
+
+
+def _scaled(images):
+    """Bytes as float32 in [0, 1], to the bit as the tutorials had them; float32 as it is."""
+    if images.dtype == np.uint8:
+        images = images.astype(np.float32)
+        images *= np.float32(1 / 255)
+    return images

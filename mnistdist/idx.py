@@ -1,0 +1,157 @@
+"""The four idx files of a data set: where they are, MNIST for a directory without them, how they are read.
+
+A file is checked as it is read, and no more of it is read than its header announces: whatever it holds, the
+outcome is an array or one error that names the file.
+
+Source: the idx format as on the MNIST page (LeCun, Cortes, Burges): two zero bytes, a type code, the number
+of dimensions, each dimension as a big-endian uint32, then the values.
+"""
+
+import contextlib
+import gzip
+import math
+import os
+import re
+import shutil
+import struct
+import uuid
+import zlib
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+_NAMES = {  # and how many dimensions each has
+    "train-images-idx3-ubyte": 3,
+    "train-labels-idx1-ubyte": 1,
+    "t10k-images-idx3-ubyte": 3,
+    "t10k-labels-idx1-ubyte": 1,
+}
+_SIDE = 28
+_UNSIGNED_BYTE = 8
+_MOST_EXAMPLES = 1_000_000  # a header may ask for terabytes; the largest set in use, EMNIST's, has 814,255
+_INSTEAD = "name an empty or new directory to have MNIST written there"
+
+
+class DataError(ValueError):
+    """A data file or directory is not what it should be; says which, what was expected and what was found."""
+
+
+def embedded_files():
+    """The package's own copy of MNIST: a dict from the name to the file."""
+    folder = resources.files("mnistdist") / "data"
+    return {name: folder / f"{name}.gz" for name in _NAMES}
+
+
+def files_in(data_dir):
+    """The four files in a directory, after putting MNIST there where nothing else is meant.
+
+    Args:
+        data_dir: A path, existing or not.
+
+    Returns:
+        A dict from the name to the path.
+
+    Raises:
+        DataError: It is no directory; or files are missing and those that are there are not MNIST's.
+        OSError: The directory can't be read, made or written.
+    """
+    if not os.fspath(data_dir):
+        raise DataError("data_dir: expected the name of a directory, got an empty one")
+    directory = Path(os.path.expanduser(data_dir))
+    if directory.exists() and not directory.is_dir():
+        raise DataError(f"{directory}: expected a directory, found a file; {_INSTEAD}")
+    found = {}
+    for name in _NAMES:
+        for path in (directory / f"{name}.gz", directory / name):  # the last that exists
+            if path.exists():
+                found[name] = path
+    missing = [name for name in _NAMES if name not in found]
+    if missing:
+        _check_only_mnist(directory, found, missing)
+        directory.mkdir(parents=True, exist_ok=True)
+    for name in missing:
+        found[name] = directory / f"{name}.gz"
+        _copy(embedded_files()[name], found[name])
+    return found
+
+
+def read_idx(path, ndim):
+    """Read an idx file of unsigned bytes, packed by gzip or not.
+
+    Args:
+        path: Path of the file.
+        ndim: 3 for images, which must be of 28 x 28 pixels; 1 for labels.
+
+    Returns:
+        A read-only uint8 array of shape (N, 28, 28) or (N,).
+
+    Raises:
+        DataError: The file is damaged, or holds less, more or something else.
+        OSError: It can't be read.
+    """
+    magic = bytes([0, 0, _UNSIGNED_BYTE, ndim])
+    if path.exists() and not path.is_file():
+        raise _bad(path, "a file", "a directory or a device")
+    with _naming(path), path.open("rb") as file:
+        stream = gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == b"\x1f\x8b" else file
+        header = stream.read(4 + 4 * ndim)
+        if header[:4] != magic:
+            what = f"an idx file of {ndim}-dimensional unsigned bytes, starting with {magic.hex(' ')}"
+            raise _bad(path, what, header[:4].hex(" ") or "an empty one")
+        if len(header) < 4 + 4 * ndim:
+            raise _bad(path, f"a header of {4 + 4 * ndim} bytes", f"{len(header)}: the file is truncated")
+        shape = struct.unpack(f">{ndim}I", header[4:])
+        if ndim == 3 and shape[1:] != (_SIDE, _SIDE):
+            what = f"images of {_SIDE} x {_SIDE} pixels, the {_SIDE * _SIDE} inputs of the network"
+            raise _bad(path, what, f"{shape[1]} x {shape[2]}")
+        if not 1 <= shape[0] <= _MOST_EXAMPLES:
+            raise _bad(path, f"1 to {_MOST_EXAMPLES:,} examples", f"a header that says {shape[0]:,}")
+        size = math.prod(shape)
+        body = stream.read(size + 1)  # one byte too many: reaches the end, where gzip checks its sum
+    if len(body) != size:
+        found = "more" if len(body) > size else f"{len(body):,}: the file is truncated"
+        raise _bad(path, f"{size:,} bytes after the header, for {shape[0]:,} examples", found)
+    return np.frombuffer(body, np.uint8).reshape(shape)
+
+
+def _check_only_mnist(directory, found, missing):
+    """Refuse to mix MNIST into another set, whose files are incomplete or have names that are not read."""
+    lack = f"{directory}: expected {', '.join(_NAMES)}, with or without .gz; missing: {', '.join(missing)}"
+    entries = sorted(entry.name for entry in directory.iterdir()) if directory.exists() else []
+    strangers = [name for name in entries if re.search("idx[13]", name)]
+    strangers = [name for name in strangers if name.removesuffix(".gz") not in _NAMES]
+    if strangers:
+        raise DataError(f"{lack}; found {', '.join(strangers)}. Rename these, or {_INSTEAD}")
+    embedded = embedded_files()
+    for name, path in found.items():
+        if not np.array_equal(read_idx(path, _NAMES[name]), read_idx(embedded[name], _NAMES[name])):
+            raise DataError(f"{lack}; found {path.name}, not of MNIST. Add the missing, or {_INSTEAD}")
+
+
+def _copy(source, target):
+    """Copy so that ``target`` is there whole or not at all, whoever does the same and whatever goes wrong."""
+    # Not by tempfile, whose files are closed to all but their owner.
+    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
+    with _naming(target):
+        try:
+            with source.open("rb") as reader, temporary.open("xb") as writer:
+                shutil.copyfileobj(reader, writer)
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _bad(path, expected, found):
+    return DataError(f"{path}: expected {expected}; found {found}. Replace it, or name another data_dir")
+
+
+@contextlib.contextmanager
+def _naming(path):
+    """Let every error of reading or writing a file say which file it is about."""
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise _bad(path, "a whole gzip file", f"a damaged or truncated one ({error})") from error
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error

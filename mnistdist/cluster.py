@@ -71,7 +71,14 @@ class Cluster:
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
             raise ValueError(f"timeout: expected a number of seconds above 0, got {timeout!r}")
         self._counts = {"ps": ps, "worker": workers}
-        self._pins = device_rules.assign(ps, workers, devices=devices, num_gpus=num_gpus)
+        self._pins = device_rules.assign(
+            ps,
+            workers,
+            devices=devices,
+            num_gpus=num_gpus,
+            gpus=device_rules.find_gpus(),
+            cores=device_rules.available_cores(),
+        )
         # Workers first, so that the [stdout:1] of an engine's output is worker 1's.
         self._engines = {("worker", i): i for i in range(workers)} | {("ps", i): workers + i for i in range(ps)}
         self._network, self._servers, self.timeout = network, bool(servers), timeout
@@ -171,6 +178,9 @@ class Cluster:
                 return self
             raise RuntimeError(f"{self!r}: restart() brings ended tasks back; stop() ends the rest")
         deadline = time.monotonic() + self.timeout
+        notice = device_rules.sharing_notice(self._pins)
+        if notice and "GPU" in notice:
+            _say_once(notice)
         private = self._choose_network()
         addresses = listing_addresses if private else loopback_addresses
         self.spec = addresses(self._counts["ps"], self._counts["worker"])
@@ -226,7 +236,8 @@ class Cluster:
                 info = json.loads(self._processes.connection_file.read_text())
             time.sleep(0.02)
         self._info = info
-        self.client = ipyparallel.Client(info, timeout=max(1.0, deadline - time.monotonic()))
+        left = max(1.0, deadline - time.monotonic())
+        self.client = ipyparallel.Client(info, timeout=left, ipython_dir=str(self._processes.folder))
 
     def _fork(self, names, deadline):
         """Start the named tasks; return when each has registered and has said that it is who it should be."""

@@ -24,7 +24,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from importlib import import_module
+from importlib.util import find_spec
 
 from mnistdist.engines import run_engine
 from mnistdist.network import enter_private_network
@@ -45,9 +47,9 @@ def _prctl(option, value):
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-def _die_with(parent):
+def _die_with(parent, fatal=signal.SIGKILL):
     """Have the kernel end this process with its parent. Where it can't (macOS), the keeper's group kill serves."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _prctl(_PR_SET_PDEATHSIG, fatal)
     if os.getppid() != parent:  # it ended before the call
         os._exit(1)
 
@@ -98,9 +100,9 @@ def main():
     client, keeper = os.getppid(), os.getpid()
     group = 0
 
-    def join_group():
+    def join_group(fatal=signal.SIGKILL):
         os.setpgid(0, group)
-        _die_with(keeper)
+        _die_with(keeper, fatal)
 
     try:
         with _child_exits() as exits:
@@ -114,7 +116,7 @@ def main():
                 )
             group = controller.pid
             if os.fork() == 0:
-                _run_forked(lambda: (join_group(), _nursery(settings)))
+                _run_forked(lambda: (join_group(signal.SIGTERM), _nursery(settings)))
             os.close(settings["socket"])
             selector = selectors.DefaultSelector()
             selector.register(0, selectors.EVENT_READ)
@@ -163,7 +165,8 @@ def _run_forked(body):
 
 def _nursery(settings):
     """Import TensorFlow once; then fork and reap tasks as the client asks, until the client's socket closes."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # A killed keeper takes the controller along, but not what that has started: the whole group does.
+    signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     channel = socket.socket(fileno=settings["socket"])
     nursery = os.getpid()
@@ -216,10 +219,18 @@ def _nursery(settings):
 
 def _preload():
     """Import what every task needs. Nothing here may make a device, a session, a server or a socket."""
+    gc.disable()  # nothing to collect yet, and a tenth of the time to look for it
+    # TensorFlow imports Keras early, a quarter of its time, unless Keras is to be the separate tf_keras; the choice
+    # is made again when Keras is first used. So a task that uses Keras has it all the same.
+    early = "TF_USE_LEGACY_KERAS" not in os.environ and find_spec("tf_keras") is None
+    if early:
+        os.environ["TF_USE_LEGACY_KERAS"] = "1"
     for name in ("ipykernel.kernelapp", "ipyparallel.engine.app", "tensorflow.compat.v1"):
         import_module(name)
-    gc.collect()
+    if early:
+        del os.environ["TF_USE_LEGACY_KERAS"]
     gc.freeze()  # keeps the collector from touching, and so copying, the pages that tasks share
+    gc.enable()
 
 
 def redirect_output(path):
@@ -238,6 +249,7 @@ def _become_task(settings, request, nursery):
     global _identity
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with(nursery)
     job, index = request["job"], request["index"]
     redirect_output(os.path.join(settings["folder"], f"{job}-{index}.log"))

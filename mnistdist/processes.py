@@ -137,7 +137,8 @@ class Processes:
 
     def close(self):
         """End every process and remove the folder; the last 200 lines of each log are kept in memory."""
-        self._kept_logs = {path.stem: self.tail(path.stem, 200) for path in self.folder.glob("*.log")}
+        if self._kept_logs is None:
+            self._kept_logs = {path.stem: self.tail(path.stem, 200) for path in self.folder.glob("*.log")}
         self._hang_up()
         try:
             self._keeper.wait(timeout=10)

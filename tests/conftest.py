@@ -1,0 +1,40 @@
+"""Fixtures that several test modules share."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from mnistdist import Cluster
+
+os.environ.setdefault("MNISTDIST_PROGRESS", "0")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A running cluster of 1 ps and 2 workers for the tests of one module."""
+    with Cluster(ps=1, workers=2) as running:
+        yield running
+
+
+@pytest.fixture
+def run_python(tmp_path):
+    """Start a Python client in a process of its own: ``run_python(code)`` is a ``Popen`` with pipes."""
+    started = []
+
+    def start(code, **options):
+        script = tmp_path / f"client{len(started)}.py"
+        script.write_text(textwrap.dedent(code))
+        process = subprocess.Popen(
+            [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()

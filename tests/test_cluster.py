@@ -1,0 +1,325 @@
+import gc
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import ipyparallel
+import psutil
+import pytest
+from helpers import alive, wait_until
+
+from mnistdist import Cluster, ClusterStartError, Task
+from mnistdist.errors import TaskFailed, describe_exit
+
+
+@ipyparallel.interactive
+def who():
+    import os
+
+    return job_name, task_index, os.getpid()  # noqa: F821 (names in the engine's namespace)
+
+
+@ipyparallel.interactive
+def add_across():
+    """Put a constant on every task and add them up in one session."""
+    import tensorflow.compat.v1 as tf
+
+    with tf.Graph().as_default():
+        parts = []
+        for job, addresses in cluster_spec.items():  # noqa: F821 (the engine's)
+            for i in range(len(addresses)):
+                with tf.device(f"/job:{job}/task:{i}"):
+                    parts.append(tf.constant(1.0))
+        with tf.Session(server.target) as session:  # noqa: F821 (the engine's)
+            return float(session.run(tf.add_n(parts)))
+
+
+def test_tasks_are_real_processes_that_know_who_they_are(cluster):
+    assert [task.name for task in cluster.tasks] == ["ps:0", "worker:0", "worker:1"]
+    assert [task.engine for task in cluster.tasks] == [2, 0, 1]
+    assert len({task.pid for task in cluster.tasks} | {os.getpid()}) == 4
+    assert cluster.all.apply_sync(who) == [
+        ("worker", 0, cluster.tasks[1].pid),
+        ("worker", 1, cluster.tasks[2].pid),
+        ("ps", 0, cluster.tasks[0].pid),
+    ]
+    assert cluster["worker", 1].apply_sync(who)[:2] == ("worker", 1)
+    assert cluster["ps:0"].apply_sync(who)[:2] == ("ps", 0)
+    assert cluster.workers.apply_sync(add_across) == [3.0, 3.0]
+
+
+def test_tasks_see_the_environment_and_cores_of_their_pin(cluster):
+    def seen():
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        return os.environ.get("CUDA_VISIBLE_DEVICES"), cores
+
+    for task, (visible, cores) in zip(
+        (*cluster.tasks[1:], cluster.tasks[0]), cluster.all.apply_sync(seen), strict=True
+    ):
+        pin = cluster._pins[task.job, task.index]
+        assert visible == pin.env["CUDA_VISIBLE_DEVICES"]
+        if sys.platform.startswith("linux") and pin.cores:
+            assert cores == sorted(pin.cores)
+
+
+def test_gpu_lists_reach_the_engines_without_a_gpu():
+    with Cluster(ps=2, workers=3, devices=["0", "1"]) as many:
+        seen = many.all.apply_sync(lambda: os.environ["CUDA_VISIBLE_DEVICES"])
+        pins = [many._pins[job, i] for job, n in (("worker", 3), ("ps", 2)) for i in range(n)]
+        assert seen == [pin.env["CUDA_VISIBLE_DEVICES"] for pin in pins]
+        assert seen[:3] == ["0", "1", "0"]
+        assert many.all.apply_sync(add_across) == [5.0] * 5
+
+
+def test_tasks_draw_different_random_numbers(cluster):
+    def draw():
+        import random
+
+        import numpy
+
+        return random.random(), numpy.random.rand()
+
+    drawn = cluster.all.apply_sync(draw)
+    assert len({a for a, _ in drawn}) == len({b for _, b in drawn}) == 3
+
+
+def test_reprs(cluster):
+    assert repr(cluster) == "Cluster(ps=1, workers=2, status='running')"
+    table = cluster._repr_html_()
+    for task in cluster.tasks:
+        assert all(str(part) in table for part in (task.name, task.address, task.device, task.pid))
+    assert repr(Cluster()) == "Cluster(ps=1, workers=2, status='new')"
+
+
+def test_restart_gives_fresh_processes_five_times_in_a_row(cluster):
+    before = {task.pid for task in cluster.tasks}
+    addresses = [task.address for task in cluster.tasks]
+    for _ in range(5):
+        assert cluster.restart() is cluster
+        after = {task.pid for task in cluster.tasks}
+        assert not before & after
+        assert cluster.workers.apply_sync(add_across) == [3.0, 3.0]
+        before = after
+    assert [task.address for task in cluster.tasks] == addresses
+
+
+def test_killing_one_task_is_heard_at_once_and_restart_brings_it_back(cluster):
+    sleeping = cluster["worker", 1].apply_async(time.sleep, 60)
+    wait_until(lambda: cluster.client.queue_status(1)["queue"], 10, "the call's arrival")
+    cluster.kill("worker:1")
+    with pytest.raises(ipyparallel.error.RemoteError, match="died"):
+        sleeping.get(timeout=5)
+    assert "SIGKILL" in cluster._repr_html_()
+    assert cluster["worker", 0].apply_sync(who)[:2] == ("worker", 0)
+    with pytest.raises(ValueError, match="worker:1 has already ended"):
+        cluster.kill("worker:1")
+    cluster.restart("worker:1")
+    assert cluster.workers.apply_sync(add_across) == [3.0, 3.0]
+
+
+def test_a_task_that_ends_by_itself_makes_the_cluster_failed(cluster):
+    cluster["worker", 1].apply_async(os._exit, 3)
+    wait_until(lambda: cluster.status == "failed", 10, "the news of the task's end")
+    assert "exit code 3" in cluster._repr_html_()
+    with pytest.raises(RuntimeError, match="restart"):
+        cluster.start()
+    cluster.restart("worker:1")
+    assert cluster.status == "running"
+    assert cluster.start() is cluster
+
+
+def test_a_stopped_and_continued_task_goes_on(cluster):
+    cluster.kill("worker:0", signal.SIGSTOP)
+    waiting = cluster["worker", 0].apply_async(who)
+    time.sleep(2)  # 20 heartbeats
+    assert not waiting.ready()
+    cluster.kill("worker:0", "SIGCONT")
+    assert waiting.get(timeout=10)[:2] == ("worker", 0)
+
+
+def test_logs_hold_what_tensorflow_says(cluster):
+    assert "Started server with target: grpc://" in cluster.logs("ps:0", 100)
+    assert cluster.logs(cluster.tasks[0], 1).count("\n") == 0
+
+
+def test_unknown_tasks_are_named(cluster):
+    for name in ("worker:2", ("worker", 2), "chief", 7):
+        with pytest.raises(KeyError, match="expected one of ps:0, worker:0, worker:1"):
+            cluster[name]
+
+
+def test_stop_leaves_nothing_and_keeps_the_logs():
+    cluster = Cluster(ps=1, workers=1)
+    assert cluster.start() is cluster
+    folder = cluster._processes.folder
+    children = psutil.Process().children(recursive=True)
+    tree = [p for p in children if str(folder) in " ".join(p.cmdline())]
+    assert len(tree) >= 4  # keeper, controller, nursery, tasks
+    cluster.stop()
+    cluster.stop()
+    wait_until(lambda: not alive(tree), 2, "the end of every process")
+    assert not folder.exists()
+    assert "Started server" in cluster.logs("worker:0", 100)
+    assert cluster.status == "stopped"
+    with pytest.raises(RuntimeError, match="the cluster is stopped"):
+        _ = cluster.workers
+    with cluster:  # and it can start again
+        assert cluster.workers.apply_sync(add_across) == [2.0]
+
+
+def test_an_exception_in_the_block_and_a_lost_reference_end_the_cluster():
+    with pytest.raises(ZeroDivisionError), Cluster(ps=1, workers=1) as cluster:
+        folder = cluster._processes.folder
+        1 / 0  # noqa: B018 (the exception is the point)
+    assert not folder.exists()
+    cluster = Cluster(ps=1, workers=1).start()
+    folder = cluster._processes.folder
+    del cluster
+    gc.collect()
+    wait_until(lambda: not folder.exists(), 10, "the end of a forgotten cluster")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"ps": 0}, "ps is the number of ps tasks: expected an int of 1 or more, got 0"),
+        ({"workers": "2"}, "got '2'"),
+        ({"workers": True}, "got True"),
+        ({"network": "bridge"}, "expected 'auto', 'private' or 'host', got 'bridge'"),
+        ({"timeout": 0}, "timeout: expected a number of seconds above 0, got 0"),
+        ({"devices": ["0"], "num_gpus": 1}, "number of gpus is less than number of workers: 1 GPUs, 2 workers"),
+    ],
+)
+def test_bad_arguments_say_what_was_expected(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Cluster(**arguments)
+
+
+def test_a_start_that_takes_too_long_says_so_and_leaves_nothing():
+    cluster = Cluster(timeout=0.5)
+    with pytest.raises(ClusterStartError, match=r"0 of 3 tasks were ready \(limit 0.5 s\)") as caught:
+        cluster.start()
+    assert caught.value.expected == 3
+    assert "Cluster(timeout=1)" in caught.value.hint
+    assert not cluster._processes.folder.exists()
+
+
+def test_a_port_in_use_is_named_with_the_log(monkeypatch):
+    import socket
+
+    with socket.socket() as holder:
+        holder.bind(("0.0.0.0", 0))
+        holder.listen()
+        taken = f"127.0.0.1:{holder.getsockname()[1]}"
+        addresses = {"ps": [taken], "worker": ["127.0.0.1:21999"]}
+        monkeypatch.setattr("mnistdist.cluster.loopback_addresses", lambda *_: addresses)
+        with pytest.raises(ClusterStartError, match="ps:0 ended with exit code 1 while starting") as caught:
+            Cluster(ps=1, workers=1, network="host").start()
+    assert "Could not start gRPC server" in str(caught.value)
+
+
+def test_host_network_and_servers_started_by_hand():
+    with Cluster(ps=1, workers=1, network="host", servers=False) as cluster:
+        assert all(task.address.startswith("127.0.0.1:") for task in cluster.tasks)
+        assert cluster.all.apply_sync(ipyparallel.interactive(lambda: "server" in globals())) == [False, False]
+
+
+def test_the_environment_of_tasks_has_no_proxy_and_no_user_configuration(monkeypatch, tmp_path):
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with Cluster(ps=1, workers=1) as cluster:
+        names = cluster["ps", 0].apply_sync(lambda: [name for name in os.environ if "proxy" in name.lower()])
+        assert names == []
+        assert cluster.workers.apply_sync(add_across) == [2.0]
+    assert not (tmp_path / ".ipython").exists()
+
+
+def test_a_long_temporary_folder_is_no_obstacle(monkeypatch, tmp_path):
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    with Cluster(ps=1, workers=1) as cluster:
+        assert cluster.status == "running"
+
+
+def test_exits_in_words():
+    assert describe_exit(-9) == "SIGKILL"
+    assert describe_exit(3) == "exit code 3"
+    assert describe_exit(-64) in ("SIGRTMAX", "signal 64")
+    message = str(TaskFailed("worker:1", "exit code 3", log=["a", "b"], hint="restart it"))
+    assert message == "task worker:1 failed: exit code 3\nlast log lines:\n    a\n    b\nwhat to do: restart it"
+    assert Task("ps", 0, "h:1", "core 0", 1, 2).name == "ps:0"
+
+
+def test_importing_the_package_loads_neither_tensorflow_nor_ipyparallel(run_python):
+    process = run_python("import sys, mnistdist; print([m for m in ('tensorflow', 'ipyparallel') if m in sys.modules])")
+    assert process.communicate(timeout=60)[0] == "[]\n"
+
+
+CLIENT = """
+    import os, sys, time
+    from mnistdist import Cluster
+    cluster = Cluster(ps=1, workers=2)
+    print("starting", flush=True)
+    cluster.start()
+    print(cluster._processes.folder, flush=True)
+    cluster.workers.apply_async(lambda: sum(i * i for i in range(10**9)))
+    sys.stdin.readline()
+    print("stopping", flush=True)
+    cluster.stop()
+"""
+
+
+@pytest.mark.parametrize(
+    ("fatal", "moment"), [("SIGKILL", "start-up"), ("SIGKILL", "work"), ("SIGKILL", "stop"), ("SIGTERM", "work")]
+)
+def test_nothing_outlives_a_killed_client(run_python, fatal, moment):
+    client = run_python(CLIENT, stdin=-1)
+    assert client.stdout.readline() == "starting\n"
+    if moment == "start-up":
+        wait_until(lambda: len(psutil.Process(client.pid).children(recursive=True)) >= 3, 30, "the tree's start")
+        folder = None
+    else:
+        folder = Path(client.stdout.readline().strip())
+    tree = psutil.Process(client.pid).children(recursive=True)
+    assert len(tree) >= 3
+    if moment == "stop":
+        client.stdin.write("\n")
+        client.stdin.flush()
+        assert client.stdout.readline() == "stopping\n"
+    client.send_signal(signal.Signals[fatal])
+    client.wait(timeout=10)
+    wait_until(lambda: not alive(tree), 10, "the end of every process")
+    if folder:
+        wait_until(lambda: not folder.exists(), 5, "the removal of the folder")
+
+
+def test_an_interrupt_during_start_up_leaves_nothing(run_python):
+    client = run_python(CLIENT, stdin=-1)
+    assert client.stdout.readline() == "starting\n"
+    wait_until(lambda: len(psutil.Process(client.pid).children(recursive=True)) >= 3, 30, "the tree's start")
+    tree = psutil.Process(client.pid).children(recursive=True)
+    client.send_signal(signal.SIGINT)
+    client.wait(timeout=20)
+    assert "KeyboardInterrupt" in client.stderr.read()
+    wait_until(lambda: not alive(tree), 5, "the end of every process")
+
+
+@pytest.mark.parametrize("victim", ["keeper", "controller", "nursery"])
+def test_losing_any_part_of_the_tree_ends_it_whole(victim):
+    with Cluster(ps=1, workers=1) as cluster:
+        folder = cluster._processes.folder
+        keeper = psutil.Process(cluster._processes._keeper.pid)
+        tree = [keeper, *keeper.children(recursive=True)]
+        (nursery,) = [p for p in keeper.children() if p.pid in {psutil.Process(t.pid).ppid() for t in cluster.tasks}]
+        (controller,) = [p for p in keeper.children() if p != nursery]
+        {"keeper": keeper, "controller": controller, "nursery": nursery}[victim].kill()
+        wait_until(lambda: not alive(tree), 5, "the end of every process")
+        wait_until(lambda: cluster.status == "failed", 5, "the status")
+        with pytest.raises(RuntimeError, match="processes have gone"):
+            cluster.restart()
+    assert not folder.exists()

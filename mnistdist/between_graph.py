@@ -1,0 +1,255 @@
+"""Between-graph replication: every worker builds the same graph, with a client of its own, and trains it.
+
+The parts, in the order in which a worker goes through them: :func:`build_replica`, then a session
+(:func:`mnistdist.sessions.worker_session`), then :func:`train_loop`; :func:`run_worker` is all of it. This is the one
+training loop of the project: the notebooks, the command line and the tests call it.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from mnistdist.model import Evaluation, Graph, build_model, evaluate
+from mnistdist.placement import replica_devices
+from mnistdist.sessions import worker_session
+from mnistdist.steps import StepRecord
+
+__all__ = ["Graph", "Replica", "WorkerResult", "adam", "build_replica", "run_worker", "train_loop"]
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One worker's copy of the graph.
+
+    Attributes:
+        graph: The ``tf.Graph``.
+        model: What ``build_graph()`` returned.
+        global_step: The shared counter of updates (asynchronous) or rounds (synchronous), int64, on the first ps.
+        before: The global step as it is before the parameters are read, an int64 scalar.
+        after: The global step that this worker's update made, an int64 scalar; running it runs the update.
+        uninitialized: Names of the shared variables that have no value yet.
+        local_init: Op that initialises what each worker keeps for itself.
+        sync: The ``SyncReplicasOptimizer``, or None in asynchronous training.
+        init_tokens: Op that puts the first tokens into its queue, for worker 0 to run; else None.
+    """
+
+    graph: tf.Graph
+    model: Graph
+    global_step: tf.Variable
+    before: tf.Tensor
+    after: tf.Tensor
+    uninitialized: tf.Tensor
+    local_init: tf.Operation
+    sync: Any = None
+    init_tokens: tf.Operation | None = None
+
+
+def adam(learning_rate):
+    """The optimizer of the text, with a lock: no update of a variable is applied in the middle of another."""
+    return tf.train.AdamOptimizer(learning_rate, use_locking=True)
+
+
+def build_replica(
+    cluster_spec,
+    task_index,
+    *,
+    build_graph=build_model,
+    optimizer=adam,
+    learning_rate=0.01,
+    sync=False,
+    replicas_to_aggregate=None,
+    device="cpu:0",
+    seed=None,
+    container="",
+):
+    """Build one worker's copy of the graph: variables on the ps tasks, everything else on the worker.
+
+    Args:
+        cluster_spec: ``{"ps": [...], "worker": [...]}``.
+        task_index: Which worker this is.
+        build_graph: Makes variables and ops in the default graph and returns their :class:`Graph`. Every worker must
+            make the same variables, with the same names in the same order: that is how they share them.
+        optimizer: Makes a ``tf.train.Optimizer`` of the learning rate.
+        learning_rate: What the optimizer gets.
+        sync: Whether several gradients are averaged for each update of the variables.
+        replicas_to_aggregate: How many; None for as many as there are workers.
+        device: The worker's device within its task.
+        seed: Seed of the graph's random ops, and so of the initial weights.
+        container: Name under which the ps tasks keep the variables; another name is a fresh start.
+    """
+    graph = tf.Graph()
+    with (
+        graph.as_default(),
+        graph.container(container),
+        tf.device(replica_devices(cluster_spec, task_index, device)),
+        # Resource variables: a value that was read is a copy, not a view that later updates change.
+        tf.variable_scope(tf.get_variable_scope(), use_resource=True),
+    ):
+        tf.set_random_seed(seed)
+        global_step = tf.train.get_or_create_global_step()
+        model = build_graph()
+        before = read_before_pull(global_step, model.loss)
+        local_init = tf.group(tf.local_variables_initializer(), tf.tables_initializer())
+        opt = optimizer(learning_rate)
+        if not sync:
+            after = count_update(global_step, opt.apply_gradients(opt.compute_gradients(model.loss)))
+            uninitialized = tf.report_uninitialized_variables(tf.global_variables())
+            return Replica(graph, model, global_step, before, after, uninitialized, local_init)
+
+        workers = len(cluster_spec["worker"])
+        opt = tf.train.SyncReplicasOptimizer(opt, replicas_to_aggregate or workers, total_num_replicas=workers)
+        # Running this hands the gradients in and waits for a token, on which the number of rounds so far is written.
+        after = tf.identity(opt.minimize(model.loss, global_step), name="global_step_after")
+        uninitialized = tf.report_uninitialized_variables(tf.global_variables())
+        local_init = tf.group(local_init, opt.chief_init_op if task_index == 0 else opt.local_step_init_op)
+        tokens = opt.get_init_tokens_op()
+        return Replica(graph, model, global_step, before, after, uninitialized, local_init, opt, tokens)
+
+
+def read_before_pull(global_step, loss):
+    """Read the global step before any of the parameters that ``loss`` depends on is read, within the same run."""
+    with tf.device(global_step.device):
+        before = tf.identity(global_step.read_value(), name="global_step_before")
+    pulls, seen, pending = [], set(), [loss.op]
+    while pending:
+        op = pending.pop()
+        if op not in seen:
+            seen.add(op)
+            pending.extend(tensor.op for tensor in op.inputs)
+            if op.type == "ReadVariableOp":
+                pulls.append(op)
+    for pull in pulls:
+        # Not public, but tf.control_dependencies() around build_graph() would also hold up the initial values, which
+        # the global step itself has to wait for.
+        pull._add_control_input(before.op)
+    return before
+
+
+def count_update(global_step, update):
+    """Add one to the global step after ``update``; the result is the number that this very update has got.
+
+    ``assign_add`` and a read are two operations, between which another worker may count: two workers would read the
+    same number, and none the one between. Counting up and reading in a single op, no two get the same.
+    """
+    with tf.control_dependencies([update]), tf.device(global_step.device):
+        limit = np.iinfo(np.int64).max
+        earlier = tf.raw_ops.ResourceCountUpTo(resource=global_step.handle, limit=limit, T=tf.int64)
+        return tf.add(earlier, 1, name="global_step_after")
+
+
+def train_loop(session, replica, dataset, *, task_index, steps, batch_size=100, timeout=None, on_step=None):
+    """Train until the global step is ``steps``; returns the :class:`StepRecord` list of this worker's own steps.
+
+    Args:
+        session: From :func:`mnistdist.sessions.worker_session`.
+        replica: From :func:`build_replica`.
+        dataset: Has ``next_batch(batch_size)``, which gives images and one-hot labels.
+        task_index: Which worker this is.
+        steps: Updates of all workers together (asynchronous), or rounds (synchronous). Workers that are in a step as
+            the last one is counted finish theirs: in asynchronous training up to ``workers - 1`` more.
+        batch_size: Examples a step.
+        timeout: Seconds that one step may take; None for any. ``tf.errors.DeadlineExceededError`` after that.
+        on_step: Called with each record.
+    """
+    model, records = replica.model, []
+    options = tf.RunOptions(timeout_in_ms=int(1000 * timeout)) if timeout else None
+    after = session.run(replica.global_step)
+    while after < steps:
+        images, labels = dataset.next_batch(batch_size)
+        start = time.monotonic()
+        try:
+            before, after, loss = session.run(
+                [replica.before, replica.after, model.loss], {model.x: images, model.y_: labels}, options
+            )
+        except tf.errors.OutOfRangeError:
+            if replica.sync is None:
+                raise
+            # The chief has ended, and closed the queue of tokens.
+            after = session.run(replica.global_step)
+            if after < steps and task_index > 0:
+                raise ConnectionError(f"worker:0, the chief, ended in round {after} of {steps}") from None
+            break
+        end = time.monotonic()
+        record = StepRecord(task_index, len(records) + 1, int(before), int(after), start, end, float(loss))
+        records.append(record)
+        if on_step is not None:
+            on_step(record)
+    return records
+
+
+class WorkerResult(NamedTuple):
+    """What one worker brings home.
+
+    Attributes:
+        task_index: Which worker.
+        steps: Its :class:`StepRecord` list.
+        seconds: Time from its first step to its last.
+        validation: :class:`Evaluation` at its end, when others may still be finishing a step; None without a set.
+    """
+
+    task_index: int
+    steps: list
+    seconds: float
+    validation: Evaluation | None
+
+
+def run_worker(
+    target,
+    cluster_spec,
+    task_index,
+    *,
+    data,
+    steps,
+    batch_size=100,
+    logdir=None,
+    wait_timeout=60,
+    step_timeout=None,
+    on_step=None,
+    say=lambda line: None,
+    **replica_options,
+):
+    """Be a worker from start to end: build, wait for the others, train, evaluate. Returns a :class:`WorkerResult`.
+
+    Args:
+        target: The session's target: ``server.target`` of the worker's own server, or its gRPC URL.
+        cluster_spec: ``{"ps": [...], "worker": [...]}``.
+        task_index: Which worker this is.
+        data: ``train`` and ``validation`` sets, as ``mnistdist.read_data_sets(one_hot=True)`` returns; ``validation``
+            may be None.
+        steps: Global step to end at, see :func:`train_loop`.
+        batch_size: Examples a step.
+        logdir: Where worker 0 keeps checkpoints and restores the latest from; None for nowhere.
+        wait_timeout: Seconds to wait for the ps tasks, and again for worker 0 to initialise the variables.
+        step_timeout: Seconds that one step may take; None for any.
+        on_step: Called with each :class:`StepRecord`.
+        say: Called with the lines that the text's program prints.
+        **replica_options: Further arguments of :func:`build_replica`.
+
+    Raises:
+        TimeoutError: a ps, worker 0 or, with ``step_timeout``, the rest of a round did not come in time.
+        ConnectionError: a ps has gone, or worker 0 of a synchronous training.
+    """
+    replica = build_replica(cluster_spec, task_index, **replica_options)
+    with worker_session(
+        replica, target, cluster_spec, task_index, logdir=logdir, wait_timeout=wait_timeout, say=say
+    ) as session:
+        begin = time.time()
+        say(f"Training begins @ {begin:f}")
+        records = train_loop(
+            session,
+            replica,
+            data.train,
+            task_index=task_index,
+            steps=steps,
+            batch_size=batch_size,
+            timeout=step_timeout,
+            on_step=on_step,
+        )
+        end = time.time()
+        say(f"Training ends @ {end:f}")
+        say(f"Training elapsed time: {end - begin:f} s")
+        validation = evaluate(session, replica.model, data.validation) if data.validation is not None else None
+    return WorkerResult(task_index, records, end - begin, validation)

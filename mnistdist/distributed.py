@@ -1,0 +1,213 @@
+"""The program of the text: one task of a cluster that trains on MNIST.
+
+Start one process a task, with the same addresses, and each with its own --job_name and --task_index:
+
+    python -m mnistdist.distributed --job_name=ps --task_index=0
+    python -m mnistdist.distributed --job_name=worker --task_index=0
+    python -m mnistdist.distributed --job_name=worker --task_index=1
+
+`mnistdist run` starts all of them on this machine.
+"""
+
+import contextlib
+import functools
+import logging
+import os
+import signal
+import sys
+import time
+
+from mnistdist import __version__
+from mnistdist.flags import UsageError, check, describe, parse
+from mnistdist.network import parse_address, port_in_use, wait_for_address
+
+# A proxy that is set for the web would catch the tasks' gRPC connections too, and hang them.
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
+
+
+def main(argv=None):
+    """Run the program with ``argv`` (default: the command line); returns the exit status."""
+    try:
+        flags = parse(sys.argv[1:] if argv is None else argv)
+        if flags.help:
+            print(f"{__doc__.strip()}\n\nflags:\n{describe()}")
+        elif flags.version:
+            print(f"mnistdist {__version__}")
+        elif flags.download_only:
+            _read_data(flags)
+            print(f"The data is in {flags.data_dir}")
+        else:
+            spec = check(flags)
+            (_serve if flags.job_name == "ps" else _work)(flags, spec)
+    except (UsageError, OSError) as error:
+        print(f"mnistdist.distributed: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run():
+    """Be this process's program, to its end."""
+    # TensorFlow's calls return to Python, and so to its handler of Ctrl-C, when they are done, which may be never.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.stdout.reconfigure(line_buffering=True)
+    status = 1
+    try:
+        status = main()
+    finally:
+        if sys.exc_info()[0] is not None:
+            sys.excepthook(*sys.exc_info())
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # an ordinary exit waits for sessions whose other side may have gone
+
+
+def _serve(flags, spec):
+    """Be a ps: hold the variables until no worker needs them any more."""
+    _introduce(flags)
+    server, _ = _start_server(flags, spec)
+    from mnistdist.presence import attend
+
+    if not attend(server.target, spec, flags.task_index, flags.ps_linger):
+        raise TimeoutError(
+            f"every worker has been silent for {flags.ps_linger:g} s (--ps_linger), and none has finished"
+        )
+
+
+def _work(flags, spec):
+    """Be a worker: train, evaluate, and tell what the text's program tells."""
+    data = _read_data(flags)
+    _introduce(flags)
+    index = flags.task_index
+    if flags.existing_servers:
+        _import_tensorflow()
+        address, device = spec["worker"][index], "gpu:0" if flags.num_gpus != 0 else "cpu:0"
+        target = f"grpc://{address}"
+        print(f"Using existing server at: {target}")
+        wait_for_address(address, flags.wait_timeout, what=f"the existing server of worker:{index}")
+    else:
+        server, device = _start_server(flags, spec)
+        target = server.target
+    from mnistdist.between_graph import run_worker
+    from mnistdist.model import build_model
+    from mnistdist.presence import Presence
+    from mnistdist.sessions import wait_for_ps
+
+    def on_wait(what, address, seconds_left):
+        if round(flags.wait_timeout - seconds_left) % 10 == 1:
+            print(f"Worker {index}: waiting for {what} at {address} ({seconds_left:.0f} s left)")
+
+    def on_step(step):
+        if step.local_step % flags.log_every == 0:
+            done = f"training step {step.local_step} done (global step: {step.global_step_after})"
+            print(f"{time.time():f}: Worker {index}: {done}")
+
+    wait_for_ps(spec, flags.wait_timeout, on_wait)
+    with Presence(target, spec, index) as presence:
+        result = run_worker(
+            target,
+            spec,
+            index,
+            data=data,
+            steps=flags.train_steps,
+            batch_size=flags.batch_size,
+            build_graph=functools.partial(build_model, flags.hidden_units),
+            learning_rate=flags.learning_rate,
+            sync=flags.sync_replicas,
+            replicas_to_aggregate=flags.replicas_to_aggregate,
+            device=device,
+            seed=flags.seed,
+            logdir=flags.logdir,
+            wait_timeout=flags.wait_timeout,
+            step_timeout=flags.wait_timeout,
+            on_step=on_step,
+            say=print,
+        )
+        presence.finish()
+    steps = result.steps[-1].global_step_after if result.steps else flags.train_steps
+    print(f"After {steps} training step(s), validation cross entropy = {result.validation.loss:g}")
+    print(f"validation accuracy = {result.validation.accuracy:g}")
+
+
+def _introduce(flags):
+    print(f"job name = {flags.job_name}")
+    print(f"task index = {flags.task_index}")
+
+
+def _read_data(flags):
+    from mnistdist.datasets import DataError, read_data_sets
+
+    seed = None if flags.seed is None else [flags.seed % 2**63, flags.task_index or 0]
+    try:
+        return read_data_sets(flags.data_dir, one_hot=True, seed=seed)
+    except (DataError, OSError) as error:
+        raise UsageError(f"--data_dir: {error}") from None
+
+
+def _start_server(flags, spec):
+    """Start this task's server on the devices that are its own; returns it and the name of the worker's device."""
+    address, flag = spec[flags.job_name][flags.task_index], f"--{flags.job_name}_hosts"
+    busy = UsageError(f"{flag}: port of {address} is in use by another process; end that, or choose another port")
+    if port_in_use(address):
+        raise busy
+    pin = _pin(flags, spec)
+    for name, value in pin.env.items():
+        os.environ.setdefault(name, value)
+    os.environ["CUDA_VISIBLE_DEVICES"] = pin.env["CUDA_VISIBLE_DEVICES"]
+    tf = _import_tensorflow()
+    try:
+        return tf.train.Server(tf.train.ClusterSpec(spec), flags.job_name, flags.task_index), pin.tf_device
+    except tf.errors.UnknownError:
+        raise busy from None
+
+
+def _pin(flags, spec):
+    """What of this machine is this task's, if the tasks whose addresses have the same host are on it too."""
+    from mnistdist import devices
+
+    def host(address):
+        return parse_address(address)[0]
+
+    own = spec[flags.job_name][flags.task_index]
+    here = {job: [i for i, each in enumerate(spec[job]) if host(each) == host(own)] for job in spec}
+    try:
+        pins = devices.assign(
+            ps=len(here["ps"]),
+            workers=max(len(here["worker"]), 1),
+            num_gpus=flags.num_gpus,
+            gpus=devices.find_gpus(),
+            cores=devices.available_cores(),
+        )
+    except ValueError as error:
+        raise UsageError(f"--num_gpus: {error}") from None
+    return pins[flags.job_name, here[flags.job_name].index(flags.task_index)]
+
+
+def _import_tensorflow():
+    for name in [name for name in os.environ if name.lower() in _PROXIES]:
+        del os.environ[name]
+    quiet = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if quiet:
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    with _no_stderr() if quiet else contextlib.nullcontext():
+        import tensorflow.compat.v1 as tf
+    tf.disable_v2_behavior()
+    return tf
+
+
+@contextlib.contextmanager
+def _no_stderr():
+    """Keep the process's stderr shut: TensorFlow's libraries write there before they read any setting."""
+    sys.stderr.flush()
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
+
+
+if __name__ == "__main__":
+    run()

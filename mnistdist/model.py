@@ -1,0 +1,84 @@
+"""The network of the text: 784 inputs, one hidden layer of rectified linear units, 10 probabilities.
+
+Op for op as in the program that the book studies, weaknesses included, which the chapter "Data and model" measures:
+a loss that is summed over the batch, and a clip that keeps the logarithm from zero.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import tensorflow.compat.v1 as tf
+
+IMAGE_PIXELS = 28  # the side of an image
+CLASSES = 10
+SMALLEST_PROBABILITY = 1e-10
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The tensors that a training loop needs of a model: what a ``build_graph()`` of your own returns.
+
+    Attributes:
+        x: Placeholder for the images, float32 of shape (batch, pixels).
+        y_: Placeholder for the labels, float32 of shape (batch, classes), one-hot.
+        y: Predicted probabilities, float32 of shape (batch, classes).
+        loss: What training minimises, a float32 scalar.
+        accuracy: Share of the batch whose most probable class is the labelled one, a float32 scalar.
+    """
+
+    x: tf.Tensor
+    y_: tf.Tensor
+    y: tf.Tensor
+    loss: tf.Tensor
+    accuracy: tf.Tensor
+
+
+def build_model(hidden_units=100):
+    """Add the network to the default graph, on the devices in force; returns its :class:`Graph`.
+
+    Four trainable variables: ``hid_w`` (784, hidden_units), ``hid_b``, ``sm_w`` (hidden_units, 10), ``sm_b``.
+
+    Raises:
+        ValueError: if ``hidden_units`` is less than 1.
+    """
+    if hidden_units < 1:
+        raise ValueError(f"hidden_units: expected 1 or more, got {hidden_units}")
+    pixels = IMAGE_PIXELS * IMAGE_PIXELS
+    # A standard deviation of one over the root of a layer's inputs keeps the sums that it computes near 1.
+    first_weights = tf.truncated_normal([pixels, hidden_units], stddev=1.0 / IMAGE_PIXELS)
+    hid_w = tf.Variable(first_weights, name="hid_w")
+    hid_b = tf.Variable(tf.zeros([hidden_units]), name="hid_b")
+    second_weights = tf.truncated_normal([hidden_units, CLASSES], stddev=1.0 / math.sqrt(hidden_units))
+    sm_w = tf.Variable(second_weights, name="sm_w")
+    sm_b = tf.Variable(tf.zeros([CLASSES]), name="sm_b")
+
+    x = tf.placeholder(tf.float32, [None, pixels], name="x")
+    y_ = tf.placeholder(tf.float32, [None, CLASSES], name="y_")
+    hid = tf.nn.relu(tf.nn.xw_plus_b(x, hid_w, hid_b))
+    y = tf.nn.softmax(tf.nn.xw_plus_b(hid, sm_w, sm_b))
+    return Graph(x, y_, y, cross_entropy(y_, y), accuracy(y_, y))
+
+
+def cross_entropy(y_, y):
+    """Cross entropy of probabilities ``y`` against one-hot labels ``y_``, summed over the batch: a scalar, in nats."""
+    return -tf.reduce_sum(y_ * tf.log(tf.clip_by_value(y, SMALLEST_PROBABILITY, 1.0)))
+
+
+def accuracy(y_, y):
+    """Share of the rows in which ``y`` and ``y_`` have their largest value in the same column: a float32 scalar."""
+    return tf.reduce_mean(tf.cast(tf.equal(tf.argmax(y, 1), tf.argmax(y_, 1)), tf.float32))
+
+
+class Evaluation(NamedTuple):
+    """Loss (for the text's model, cross entropy summed over the examples) and accuracy on a whole data set."""
+
+    loss: float
+    accuracy: float
+
+
+def evaluate(session, model, dataset):
+    """The model's :class:`Evaluation` on a data set with ``images`` and ``labels``, in a single batch."""
+    feed = {model.x: dataset.images, model.y_: dataset.labels}
+    loss, accuracy = session.run([model.loss, model.accuracy], feed)
+    return Evaluation(float(loss), float(accuracy))

@@ -1,0 +1,124 @@
+"""How a ps learns that its training is over: the workers tell it, and their silence does too.
+
+In the text's program a ps blocks in ``server.join()`` for ever. The usual cure, a queue on the ps into which each
+worker puts one token at its end, blocks for ever too when a worker is killed before it does. Here every worker puts
+a sign of life into such a queue each second, and a last one when it has finished. A ps ends when each worker has
+either finished or been silent for some time, and so after a crash as well; a worker that is started again in that
+time is simply heard again.
+"""
+
+import threading
+import time
+
+QUEUE = "mnistdist_presence"
+PERIOD = 1.0  # seconds between two signs of life
+
+
+def _queue(tf, ps_index):
+    with tf.device(f"/job:ps/task:{ps_index}/cpu:0"):
+        return tf.FIFOQueue(-1, [tf.int32, tf.bool], shapes=[(), ()], name=QUEUE, shared_name=QUEUE)
+
+
+class Presence:
+    """A worker's signs of life, given to every ps from a thread of its own while the ``with`` block runs.
+
+    Args:
+        target: The worker's session target. All ps tasks must be up.
+        cluster_spec: ``{"ps": [...], "worker": [...]}``.
+        task_index: Which worker this is.
+
+    Call :meth:`finish` at the end of the training; leaving the block without it, by an error, is silence.
+    """
+
+    def __init__(self, target, cluster_spec, task_index):
+        import tensorflow.compat.v1 as tf
+
+        from mnistdist.sessions import session_config
+
+        self._tf, self._over = tf, threading.Event()
+        with tf.Graph().as_default() as graph:
+            queues = [_queue(tf, index) for index in range(len(cluster_spec["ps"]))]
+            self._sign = tf.group(*[queue.enqueue((task_index, False)) for queue in queues])
+            self._farewell = tf.group(*[queue.enqueue((task_index, True)) for queue in queues])
+        self._session = tf.Session(target, graph=graph, config=session_config(task_index))
+        self._run(self._sign)
+        self._thread = threading.Thread(target=self._live, daemon=True)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._over.set()
+
+    def finish(self):
+        """Tell every ps that this worker has finished and needs it no more."""
+        self._over.set()
+        self._thread.join()
+        self._run(self._farewell)
+
+    def _live(self):
+        while not self._over.wait(PERIOD):
+            self._run(self._sign)
+
+    def _run(self, op):
+        try:
+            self._session.run(op, options=self._tf.RunOptions(timeout_in_ms=5000))
+        except self._tf.errors.OpError:
+            self._over.set()  # a ps has gone: the training hears of it in its own session
+
+
+class Roll:
+    """Which workers a ps still has to wait for.
+
+    Args:
+        workers: Number of workers in the cluster.
+        linger: Seconds of silence after which a worker counts as gone.
+    """
+
+    def __init__(self, workers, linger):
+        self.finished = set()
+        self._linger, self._heard, self._workers = linger, None, range(workers)
+
+    def hear(self, worker, finished, now):
+        """Take note of a sign of life, or of the last one, at time ``now`` in seconds."""
+        if self._heard is None:
+            # From the first word on, those who have not come yet have as long as those who fall silent.
+            self._heard = dict.fromkeys(self._workers, now)
+        self._heard[worker] = now
+        (self.finished.add if finished else self.finished.discard)(worker)
+
+    def over(self, now):
+        """Whether each worker has finished or been silent for too long; never before the first word."""
+        return self._heard is not None and all(
+            worker in self.finished or now - self._heard[worker] > self._linger for worker in self._workers
+        )
+
+
+def attend(target, cluster_spec, ps_index, linger):
+    """Wait on a ps until its workers need it no more; returns the set of those that have finished.
+
+    Args:
+        target: The ps's own server's target.
+        cluster_spec: ``{"ps": [...], "worker": [...]}``.
+        ps_index: Which ps this is.
+        linger: Seconds of silence after which a worker counts as gone.
+    """
+    import tensorflow.compat.v1 as tf
+
+    roll = Roll(len(cluster_spec["worker"]), linger)
+    with tf.Graph().as_default() as graph:
+        word = _queue(tf, ps_index).dequeue()
+    config = tf.ConfigProto(device_filters=[f"/job:ps/task:{ps_index}"])
+    session = tf.Session(target, graph=graph, config=config)
+
+    def listen():
+        while True:
+            worker, finished = session.run(word)
+            roll.hear(int(worker), bool(finished), time.monotonic())
+
+    # A blocked run can't be interrupted; the main thread can.
+    threading.Thread(target=listen, daemon=True).start()
+    while not roll.over(time.monotonic()):
+        time.sleep(0.1)
+    return roll.finished

@@ -1,0 +1,179 @@
+"""A worker's session: opened when its cluster is ready, closed when it ends, and never waiting for ever.
+
+TensorFlow's own calls have no limit of time here: a session is created for ever when a ps is not there, a step waits
+for ever when a round can't be completed, and closing a session whose ps has gone does not return. Each is bounded.
+"""
+
+import contextlib
+import threading
+import time
+from concurrent.futures import Future
+
+import tensorflow.compat.v1 as tf
+
+from mnistdist.network import wait_for_address
+
+# Sessions that could not be closed. Python would try again when it drops them, and wait for ever.
+_abandoned = []
+
+CLOSE_SECONDS = 5
+POLL_SECONDS = 0.2
+
+
+@contextlib.contextmanager
+def worker_session(replica, target, cluster_spec, task_index, *, logdir=None, wait_timeout=60, say=lambda line: None):
+    """A session on a replica whose variables are initialised: the ``with`` block trains in it.
+
+    Worker 0, the chief, initialises the variables (or restores them from ``logdir``), unless they live on the ps
+    already because it was restarted in the middle of a training; the others wait for it. In synchronous training it
+    also runs the queue that turns gradients into updates.
+
+    Args:
+        replica: From :func:`mnistdist.between_graph.build_replica`; its graph can't be changed afterwards.
+        target: The session's target: ``server.target``, or a gRPC URL.
+        cluster_spec: ``{"ps": [...], "worker": [...]}``.
+        task_index: Which worker this is.
+        logdir: Where the chief keeps checkpoints, every 10 minutes and at the end; None for nowhere.
+        wait_timeout: Seconds to wait for all ps tasks, and again for the chief.
+        say: Called with the lines that the text's program prints meanwhile.
+
+    Raises:
+        TimeoutError: a ps or the chief was not ready in time, or a run with a limit of its own exceeded it.
+        ConnectionError: a ps, or the chief of a synchronous training, has gone.
+    """
+    chief = task_index == 0
+    wait_for_ps(cluster_spec, wait_timeout)
+    with replica.graph.as_default():
+        supervisor = tf.train.Supervisor(
+            is_chief=chief,
+            logdir=logdir,
+            init_op=tf.global_variables_initializer(),
+            local_init_op=replica.local_init,
+            ready_for_local_init_op=replica.uninitialized,
+            recovery_wait_secs=POLL_SECONDS,
+            global_step=replica.global_step,
+            summary_op=None,
+            **({} if logdir else {"saver": None}),
+        )
+    session = None
+    try:
+        session = _open(supervisor, replica, target, task_index, wait_timeout, say)
+        yield session
+        if chief and logdir:
+            supervisor.saver.save(session, supervisor.save_path, replica.global_step)
+    except tf.errors.OpError as error:
+        explanation = _explanation(error, cluster_spec)
+        _close(supervisor, session)
+        if explanation is None:
+            raise
+        raise explanation from error
+    except BaseException:
+        _close(supervisor, session)
+        raise
+    _close(supervisor, session)
+    # An error in one of the supervisor's threads, such as the one that applies the gradients, ended the training.
+    with contextlib.suppress(tf.errors.CancelledError):
+        supervisor.coord.join(stop_grace_period_secs=CLOSE_SECONDS, ignore_live_threads=True)
+
+
+def session_config(task_index):
+    """A worker's session needs the ps tasks and its own task, and so does not wait for the other workers."""
+    return tf.ConfigProto(allow_soft_placement=True, device_filters=["/job:ps", f"/job:worker/task:{task_index}"])
+
+
+def wait_for_ps(cluster_spec, timeout, on_wait=None):
+    """Wait until every ps accepts connections; ``TimeoutError`` names the first that does not within ``timeout`` s.
+
+    ``on_wait(what, address, seconds_left)`` is called about once a second for the one that is waited for.
+    """
+    deadline = time.monotonic() + timeout
+    for index, address in enumerate(cluster_spec["ps"]):
+        what = f"ps:{index}"
+
+        def tell(left, what=what, address=address):
+            if on_wait is not None:
+                on_wait(what, address, left)
+
+        wait_for_address(address, max(deadline - time.monotonic(), 0.1), what=what, on_wait=tell)
+
+
+def within(seconds, function, complaint):
+    """What ``function()`` returns or raises; ``TimeoutError(complaint)`` after ``seconds``, while it goes on."""
+    outcome = Future()
+
+    def run():
+        try:
+            outcome.set_result(function())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(complaint)
+    return outcome.result()
+
+
+def _open(supervisor, replica, target, task_index, wait_timeout, say):
+    chief, config = task_index == 0, session_config(task_index)
+
+    def initialised():
+        with tf.Session(target, graph=replica.graph, config=config) as session:
+            return not len(session.run(replica.uninitialized))
+
+    def prepare():
+        if chief and not initialised():
+            return supervisor.prepare_or_wait_for_session(target, config, start_standard_services=False)
+        return supervisor.session_manager.wait_for_session(target, config, max_wait_secs=wait_timeout)
+
+    say(f"Worker {task_index}: " + ("Initializing session..." if chief else "Waiting for session to be initialized..."))
+    try:
+        # A ps that is no TensorFlow server, or another cluster's, leaves the call hanging.
+        silent = f"no session within {wait_timeout:g} s: do TensorFlow servers of this cluster run at all addresses?"
+        session = within(wait_timeout + 1, prepare, silent)
+    except tf.errors.DeadlineExceededError:
+        raise TimeoutError(
+            f"worker:0, the chief, did not initialise the variables within {wait_timeout:g} s: is it running?"
+        ) from None
+    say(f"Worker {task_index}: Session initialization complete.")
+    if chief and supervisor.save_path:
+        supervisor.start_standard_services(session)
+    if chief and replica.sync is not None:
+        say("Starting chief queue runner and running init_tokens_op")
+        with replica.graph.as_default():
+            supervisor.start_queue_runners(session, [replica.sync.get_chief_queue_runner()])
+        session.run(replica.init_tokens)
+    return session
+
+
+def _close(supervisor, session):
+    supervisor.request_stop()
+    if session is None:
+        return
+    try:
+        within(CLOSE_SECONDS, session.close, "")
+    except TimeoutError:
+        _abandoned.append(session)
+    except tf.errors.OpError:
+        pass  # what it was connected to has gone, which is what closing is for
+
+
+def _explanation(error, cluster_spec):
+    """The error that says what TensorFlow's error means for the cluster; None if it is about something else."""
+    gone = []
+    for index, address in enumerate(cluster_spec["ps"]):
+        try:
+            wait_for_address(address, 1, what=f"ps:{index}")
+        except TimeoutError:
+            gone.append(f"ps:{index} at {address}")
+    if gone:
+        return ConnectionError(f"{' and '.join(gone)} has gone, and its variables with it: start the training again")
+    if isinstance(error, tf.errors.DeadlineExceededError):
+        return TimeoutError(
+            "a step was not done in time. A synchronous round waits for as many gradients as it aggregates: has a "
+            "worker ended in the middle of one? Start it again, or aggregate fewer gradients than there are workers"
+        )
+    if isinstance(error, (tf.errors.UnavailableError, tf.errors.AbortedError)):
+        return ConnectionError(f"a task of the cluster was lost or restarted: {error.message.splitlines()[0]}")
+    return None

@@ -1,0 +1,48 @@
+"""The model that a training leaves on the ps tasks: read, evaluated, and dropped."""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from mnistdist.between_graph import build_replica
+from mnistdist.model import Evaluation, evaluate
+from mnistdist.sessions import session_config
+
+
+class SharedModel(NamedTuple):
+    """A trained model, read from the ps tasks when nobody changes it any more.
+
+    Attributes:
+        global_step: Updates or rounds it has seen.
+        variables: Trainable variables: a dict from the name to a NumPy array.
+        validation, test: :class:`Evaluation` on these sets; None without a set.
+        probabilities: Predicted for the test set, float32 of shape (examples, classes); None without a set.
+    """
+
+    global_step: int
+    variables: dict
+    validation: Evaluation | None
+    test: Evaluation | None
+    probabilities: np.ndarray | None
+
+
+def read_shared_model(target, cluster_spec, task_index, *, data, **replica_options):
+    """Read and evaluate the variables that a training has left on the ps tasks, without changing them.
+
+    Takes arguments of :func:`mnistdist.between_graph.run_worker`; ``build_graph`` and ``container`` are those of the
+    training. Returns a :class:`SharedModel`.
+    """
+    replica = build_replica(cluster_spec, task_index, **replica_options)
+    with replica.graph.as_default():
+        trainable = {variable.op.name: variable for variable in tf.trainable_variables()}
+    with tf.Session(target, graph=replica.graph, config=session_config(task_index)) as session:
+        step, variables = session.run([replica.global_step, trainable])
+        evaluations = [part and evaluate(session, replica.model, part) for part in (data.validation, data.test)]
+        y = session.run(replica.model.y, {replica.model.x: data.test.images}) if data.test is not None else None
+    return SharedModel(int(step), variables, *evaluations, y)
+
+
+def forget(target, task_index, container):
+    """Drop what the ps tasks keep under ``container``, and close the sessions of this worker's server."""
+    tf.Session.reset(target, [container], session_config(task_index))

@@ -12,13 +12,14 @@ _HOME = {
     "ClusterStartError": "errors",
     "DataSet": "datasets",
     "Datasets": "datasets",
-    "Graph": "between_graph",
+    "Graph": "model",
     "Run": "training",
     "StepRecord": "steps",
     "Task": "cluster",
     "TaskFailed": "errors",
     "read_data_sets": "datasets",
-    "show": "show",
+    "restore": "training",
+    "show": "source",
     "train": "training",
 }
 

@@ -7,13 +7,14 @@ training loop of the project: the notebooks, the command line and the tests call
 
 import time
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from mnistdist.model import Evaluation, Graph, build_model, evaluate
+from mnistdist.model import Graph, build_model, evaluate
 from mnistdist.placement import replica_devices
+from mnistdist.results import WorkerResult
 from mnistdist.sessions import worker_session
 from mnistdist.steps import StepRecord
 
@@ -178,22 +179,6 @@ def train_loop(session, replica, dataset, *, task_index, steps, batch_size=100, 
         if on_step is not None:
             on_step(record)
     return records
-
-
-class WorkerResult(NamedTuple):
-    """What one worker brings home.
-
-    Attributes:
-        task_index: Which worker.
-        steps: Its :class:`StepRecord` list.
-        seconds: Time from its first step to its last.
-        validation: :class:`Evaluation` at its end, when others may still be finishing a step; None without a set.
-    """
-
-    task_index: int
-    steps: list
-    seconds: float
-    validation: Evaluation | None
 
 
 def run_worker(

@@ -157,7 +157,7 @@ class Cluster:
             return f"<code>{html.escape(repr(self))}</code>"
         rows = [("task", "address", "device", "pid", "engine", "state")]
         for task in self.tasks:
-            code = self._processes.exits.get((task.job, task.index))
+            code = self.exit_of(task)
             state = "running" if code is None else describe_exit(code)
             rows.append((task.name, task.address, task.device, task.pid, task.engine, state))
         body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
@@ -291,6 +291,11 @@ class Cluster:
             unregister(self._info, self._engines[name])
 
     # ---------------------------------------------------------------------------------------- while it runs
+
+    def exit_of(self, task):
+        """How a task ended: its exit code, or minus the number of the signal; None while it runs."""
+        self._require_started()
+        return self._processes.exits.get(self._find(task))
 
     def kill(self, task, signal=signals.SIGKILL):
         """Send ``signal`` to a task (``"worker:1"``, ``("worker", 1)`` or a :class:`Task`); SIGKILL is waited for.

@@ -6,9 +6,10 @@ a loss that is summed over the batch, and a clip that keeps the logarithm from z
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import tensorflow.compat.v1 as tf
+
+from mnistdist.results import Evaluation
 
 IMAGE_PIXELS = 28  # the side of an image
 CLASSES = 10
@@ -68,13 +69,6 @@ def cross_entropy(y_, y):
 def accuracy(y_, y):
     """Share of the rows in which ``y`` and ``y_`` have their largest value in the same column: a float32 scalar."""
     return tf.reduce_mean(tf.cast(tf.equal(tf.argmax(y, 1), tf.argmax(y_, 1)), tf.float32))
-
-
-class Evaluation(NamedTuple):
-    """Loss (for the text's model, cross entropy summed over the examples) and accuracy on a whole data set."""
-
-    loss: float
-    accuracy: float
 
 
 def evaluate(session, model, dataset):

@@ -225,7 +225,7 @@ def _preload():
     early = "TF_USE_LEGACY_KERAS" not in os.environ and find_spec("tf_keras") is None
     if early:
         os.environ["TF_USE_LEGACY_KERAS"] = "1"
-    for name in ("ipykernel.kernelapp", "ipyparallel.engine.app", "tensorflow.compat.v1"):
+    for name in ("ipykernel.kernelapp", "ipyparallel.engine.app", "tensorflow.compat.v1", "mnistdist.training"):
         import_module(name)
     if early:
         del os.environ["TF_USE_LEGACY_KERAS"]

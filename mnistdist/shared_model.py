@@ -1,30 +1,11 @@
 """The model that a training leaves on the ps tasks: read, evaluated, and dropped."""
 
-from typing import NamedTuple
-
-import numpy as np
 import tensorflow.compat.v1 as tf
 
 from mnistdist.between_graph import build_replica
-from mnistdist.model import Evaluation, evaluate
+from mnistdist.model import evaluate
+from mnistdist.results import SharedModel
 from mnistdist.sessions import session_config
-
-
-class SharedModel(NamedTuple):
-    """A trained model, read from the ps tasks when nobody changes it any more.
-
-    Attributes:
-        global_step: Updates or rounds it has seen.
-        variables: Trainable variables: a dict from the name to a NumPy array.
-        validation, test: :class:`Evaluation` on these sets; None without a set.
-        probabilities: Predicted for the test set, float32 of shape (examples, classes); None without a set.
-    """
-
-    global_step: int
-    variables: dict
-    validation: Evaluation | None
-    test: Evaluation | None
-    probabilities: np.ndarray | None
 
 
 def read_shared_model(target, cluster_spec, task_index, *, data, **replica_options):

@@ -12,7 +12,7 @@ def show(obj) -> Code:
     The plain text of the output is the source itself, so a notebook that stores it stops matching, and its check
     fails, as soon as the package's code changes.
 
-    >>> from mnistdist.show import show
+    >>> from mnistdist.source import show
     >>> print(repr(show(show)).splitlines()[0])
     def show(obj) -> Code:
 

@@ -6,8 +6,8 @@ import inspect
 import pytest
 from IPython.core.formatters import DisplayFormatter
 
-import mnistdist.show
-from mnistdist.show import show
+import mnistdist.source
+from mnistdist.source import show
 
 
 class Example:
@@ -21,7 +21,7 @@ class Example:
 def test_text_is_the_source():
     assert repr(show(show)) == inspect.getsource(show).rstrip("\n")
     assert repr(show(Example)) == inspect.getsource(Example).rstrip("\n")
-    assert repr(show(mnistdist.show)) == inspect.getsource(mnistdist.show).rstrip("\n")
+    assert repr(show(mnistdist.source)) == inspect.getsource(mnistdist.show).rstrip("\n")
 
 
 def test_methods_lose_their_indentation():

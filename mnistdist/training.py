@@ -1,0 +1,287 @@
+"""Train on a running cluster: the loop of ``between_graph.py``, in every worker at once, and what comes of it."""
+
+import contextlib
+import itertools
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from mnistdist.datasets import DataSet, Datasets, read_data_sets
+from mnistdist.errors import TaskFailed, describe_exit
+
+_runs = itertools.count(1)
+
+
+def train(
+    cluster,
+    *,
+    steps,
+    sync=False,
+    replicas_to_aggregate=None,
+    batch_size=100,
+    learning_rate=0.01,
+    optimizer=None,
+    build_graph=None,
+    data=None,
+    seed=None,
+    on_step=None,
+    step_timeout=60,
+):
+    """Train a model on a cluster, one client a worker (between-graph replication), and evaluate what it has learned.
+
+    Args:
+        cluster: A running :class:`~mnistdist.Cluster`.
+        steps: Global step to end at: updates of all workers together, or rounds where ``sync``.
+        sync: Average gradients of several workers for each update of the variables.
+        replicas_to_aggregate: How many gradients a round averages; None for as many as there are workers.
+        batch_size: Examples that a worker uses a step.
+        learning_rate: What the optimizer gets.
+        optimizer: Makes a ``tf.train.Optimizer`` of the learning rate; None for Adam, as in the text.
+        build_graph: Makes the model in the default graph and returns a :class:`~mnistdist.Graph`; None for the
+            text's network. Runs in every worker: import what it needs inside it.
+        data: What to train on: None for MNIST, a folder with idx files, or a :class:`~mnistdist.Datasets` with
+            one-hot labels, which is sent to every worker.
+        seed: Makes initial weights and every worker's batches repeatable. How the updates of several workers
+            interleave is not.
+        on_step: Called in the worker with each :class:`~mnistdist.StepRecord`, between steps.
+        step_timeout: Seconds that one step may take before the training fails; None for any.
+
+    Returns:
+        A :class:`Run`.
+
+    Raises:
+        ValueError: for a number out of range.
+        TaskFailed: if a task ends or raises. It, and an interrupt, leave the cluster restarted: fresh and usable.
+    """
+    workers = len(cluster.workers)
+    for name, value in (("steps", steps), ("batch_size", batch_size), ("replicas_to_aggregate", replicas_to_aggregate)):
+        optional = name == "replicas_to_aggregate" and value is None
+        if not optional and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
+            raise ValueError(f"{name}: expected an int of 1 or more, got {value!r}")
+    if replicas_to_aggregate is not None and not sync:
+        raise ValueError(f"replicas_to_aggregate={replicas_to_aggregate} needs sync=True: there are no rounds without")
+    if isinstance(data, (str, os.PathLike)):
+        data = str(Path(data).resolve())
+        read_data_sets(data)  # complains here of what is wrong with it, and fills it when it is empty
+
+    replica_options = {"learning_rate": learning_rate, "sync": sync, "replicas_to_aggregate": replicas_to_aggregate}
+    replica_options |= {"seed": seed, "container": f"train-{os.getpid()}-{next(_runs)}"}
+    replica_options |= {k: v for k, v in (("build_graph", build_graph), ("optimizer", optimizer)) if v is not None}
+    run_options = {"steps": int(steps), "batch_size": int(batch_size), "on_step": on_step, "step_timeout": step_timeout}
+    try:
+        results = _on_workers(cluster, _train, range(workers), (data, seed, run_options, replica_options), int(steps))
+        (shared,) = _on_workers(cluster, _finish, [0], (data, seed, replica_options))
+    except BaseException:
+        if cluster.status in ("running", "failed"):
+            cluster.restart()  # the other workers may be in the middle of a step, which nothing interrupts
+        raise
+    return Run(sync=sync, results=results, model=shared)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training has brought.
+
+    Attributes:
+        sync: Whether it was synchronous.
+        results: A :class:`~mnistdist.results.WorkerResult` a worker, in the order of their index.
+        model: The :class:`~mnistdist.results.SharedModel` that was on the ps tasks when all had ended.
+    """
+
+    sync: bool
+    results: list = field(repr=False)
+    model: object = field(repr=False)
+
+    @cached_property
+    def steps(self):
+        """Every step of every worker, as :func:`mnistdist.steps.to_frame` has it."""
+        from mnistdist.steps import to_frame
+
+        return to_frame([record for result in self.results for record in result.steps], sync=self.sync)
+
+    @property
+    def global_step(self):
+        """Updates (asynchronous) or rounds (synchronous) that the variables have seen."""
+        return self.model.global_step
+
+    @property
+    def validation(self):
+        """Loss and accuracy on the validation set, once all workers had ended: an ``Evaluation``."""
+        return self.model.validation
+
+    @property
+    def test(self):
+        """Loss and accuracy on the test set, likewise."""
+        return self.model.test
+
+    @property
+    def predictions(self):
+        """The class that the model gives each test example: int64 of shape (examples,)."""
+        return self.model.probabilities.argmax(axis=1)
+
+    def plot_loss(self):
+        """Figure of the loss against steps and against seconds."""
+        from mnistdist.plots import loss_curves
+
+        return loss_curves({"sync" if self.sync else "async": self.steps})
+
+    def plot_timeline(self, **options):
+        """Figure of who was in a step when; see :func:`mnistdist.plots.timeline` for the options."""
+        from mnistdist.plots import timeline
+
+        return timeline(self.steps, **options)
+
+    def plot_staleness(self):
+        """Figure of how many updates of others each update had missed."""
+        from mnistdist.plots import staleness_histogram
+
+        return staleness_histogram({f"{len(self.results)} workers": self.steps})
+
+    def save(self, path):
+        """Write the trained variables to ``path`` as a NumPy archive, whole or not at all; :func:`restore` reads it.
+
+        Returns the path. Raises ``OSError`` naming it when it can't be written.
+        """
+        path = Path(path)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            with open(partial, "wb") as file:
+                np.savez(file, **self.model.variables)
+            os.replace(partial, path)
+        except OSError as error:
+            raise OSError(error.errno, f"can't save the model: {error.strerror}", str(path)) from None
+        finally:
+            partial.unlink(missing_ok=True)
+        return path
+
+
+def restore(session, path):
+    """Give the variables of a session's graph the values that :meth:`Run.save` wrote, by name.
+
+    Args: a ``tf.Session``, in one process or on a cluster, whose graph has the same trainable variables; the path.
+    Raises ``ValueError`` when names or shapes differ, naming them.
+    """
+    import tensorflow.compat.v1 as tf
+
+    with session.graph.as_default(), np.load(path) as saved:
+        variables = {variable.op.name: variable for variable in tf.trainable_variables()}
+        if set(variables) != set(saved.files):
+            raise ValueError(f"{path} has variables {sorted(saved.files)}; the graph has {sorted(variables)}")
+        for name, variable in variables.items():
+            if tuple(variable.shape) != saved[name].shape:
+                raise ValueError(f"{path} has {name} of shape {saved[name].shape}; the graph's is {variable.shape}")
+            variable.load(saved[name], session)
+
+
+# ------------------------------------------------------------------------------------- in the notebook's process
+
+
+def _on_workers(cluster, function, indices, arguments, steps=None):
+    """Run ``function`` in some workers at once; returns their answers, or raises the first failure's cause."""
+    import cloudpickle  # carries functions and classes that were typed in a notebook
+    from tqdm import tqdm
+
+    sent = cloudpickle.dumps(arguments)
+    views = {index: cluster["worker", index] for index in indices}
+    answers = {index: view.apply_async(function, sent) for index, view in views.items()}
+    with tqdm(total=steps, desc="global step", leave=False, disable=steps is None or not _someone_watches()) as bar:
+        while True:
+            ended = [task for task in cluster.tasks if cluster.exit_of(task) is not None]
+            failed = [index for index, answer in answers.items() if answer.ready() and not answer.successful()]
+            if ended:
+                task = ended[0]
+                reason = f"it ended with {describe_exit(cluster.exit_of(task))} during the training"
+                raise TaskFailed(task.name, reason, log=cluster.logs(task, 5).splitlines(), hint=_RESTARTED)
+            if failed:
+                time.sleep(0.5)  # when a task has ended, that is the cause: its news may be on the way
+                if any(cluster.exit_of(task) is not None for task in cluster.tasks):
+                    continue
+                raise _failure(cluster, failed[0], answers[failed[0]])
+            if all(answer.ready() for answer in answers.values()):
+                return [answer.get() for answer in answers.values()]
+            next(answer for answer in answers.values() if not answer.ready()).wait(0.1)
+            if steps is not None:
+                reached = max((answer.data or {}).get("global_step", 0) for answer in answers.values())
+                if reached > bar.n:
+                    bar.update(reached - bar.n)
+
+
+_RESTARTED = "the cluster has been restarted with fresh tasks: train again"
+
+
+def _failure(cluster, index, answer):
+    from ipyparallel.error import RemoteError
+
+    try:
+        answer.get()
+    except RemoteError as error:
+        log = cluster.logs(("worker", index), 5).splitlines()
+        return TaskFailed(f"worker:{index}", f"{error.ename}: {error.evalue}", log=log, hint=_RESTARTED)
+
+
+def _someone_watches():
+    if os.environ.get("MNISTDIST_PROGRESS") == "0":
+        return False
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
+# ------------------------------------------------------------------------------------- in the tasks
+
+
+def _load(data, seed, index):
+    own_seed = None if seed is None else [seed, index]
+    if isinstance(data, Datasets):
+        return Datasets(*(part and DataSet(part.images, part.labels, own_seed) for part in data))
+    return read_data_sets(data, one_hot=True, seed=own_seed)
+
+
+def _train(sent):
+    """In a worker: train, and tell the client twice a second how far it is."""
+    import cloudpickle
+    from ipyparallel.datapub import publish_data
+
+    from mnistdist.between_graph import run_worker
+
+    data, seed, run_options, replica_options = cloudpickle.loads(sent)
+    target, spec, index = _here()
+    users_on_step, said = run_options.pop("on_step"), 0.0
+
+    def on_step(record):
+        nonlocal said
+        if record.end - said > 0.5:
+            said = record.end
+            publish_data({"global_step": record.global_step_after})
+        if users_on_step is not None:
+            users_on_step(record)
+
+    data = _load(data, seed, index)
+    return run_worker(target, spec, index, data=data, on_step=on_step, **run_options, **replica_options)
+
+
+def _finish(sent):
+    """In a worker, when all have ended: read and evaluate the shared variables, then drop them from the ps."""
+    import cloudpickle
+
+    from mnistdist.shared_model import forget, read_shared_model
+
+    data, seed, replica_options = cloudpickle.loads(sent)
+    target, spec, index = _here()
+    shared = read_shared_model(target, spec, index, data=_load(data, seed, index), **replica_options)
+    with contextlib.suppress(Exception):  # tidying up must not lose the result
+        forget(target, index, replica_options["container"])
+    return shared
+
+
+def _here():
+    """The task's server target, the cluster's spec and its own index, from the engine's namespace."""
+    from IPython import get_ipython
+
+    namespace = get_ipython().user_ns
+    if "server" not in namespace:
+        raise RuntimeError("this task has no `server`: start the cluster with servers=True, or make one in every task")
+    return namespace["server"].target, namespace["cluster_spec"], namespace["task_index"]

@@ -1,13 +1,19 @@
 """Show the package's own source as the output of a notebook cell."""
 
+import ast
 import inspect
 import textwrap
+from importlib.util import find_spec
+from pathlib import Path
 
 from IPython.display import Code
 
 
 def show(obj) -> Code:
     """Shows the source of a function, class or module, highlighted where the front end can.
+
+    ``obj`` may also be the full name of a function or class, ``"mnistdist.model.build_model"``: its module is then
+    read, not imported, so that a notebook can show what it leaves to its tasks without importing TensorFlow itself.
 
     The plain text of the output is the source itself, so a notebook that stores it stops matching, and its check
     fails, as soon as the package's code changes.
@@ -18,7 +24,10 @@ def show(obj) -> Code:
 
     Raises:
         TypeError: if ``obj`` has no Python source: a value, a built-in, a function of a compiled module.
+        ValueError: if a name leads to no function or class.
     """
+    if isinstance(obj, str):
+        return Code(_named_source(obj), language="python")
     try:
         source = inspect.getsource(obj)
     except (TypeError, OSError):
@@ -27,3 +36,28 @@ def show(obj) -> Code:
             f"a {type(obj).__name__}, for which no source is found"
         ) from None
     return Code(textwrap.dedent(source).rstrip("\n"), language="python")
+
+
+def _named_source(name):
+    module, _, member = name.rpartition(".")
+    members = [member]
+    while module:  # the longest beginning of the name that is a module
+        try:
+            spec = find_spec(module)
+        except ModuleNotFoundError:
+            spec = None
+        if spec is not None and spec.origin:
+            break
+        module, _, member = module.rpartition(".")
+        members.insert(0, member)
+    if not module:
+        raise ValueError(f"show({name!r}): expected the full name of a function or class, package and module first")
+    text = Path(spec.origin).read_text(encoding="utf-8")
+    node = ast.parse(text)
+    for member in members:
+        found = [child for child in node.body if getattr(child, "name", None) == member]
+        if not found:
+            raise ValueError(f"show({name!r}): {module} has no function or class {'.'.join(members)}")
+        node = found[0]
+    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+    return textwrap.dedent("\n".join(text.splitlines()[first - 1 : node.end_lineno]))

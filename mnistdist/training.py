@@ -175,7 +175,7 @@ def restore(session, path):
         for name, variable in variables.items():
             if tuple(variable.shape) != saved[name].shape:
                 raise ValueError(f"{path} has {name} of shape {saved[name].shape}; the graph's is {variable.shape}")
-            variable.load(saved[name], session)
+            session.run(variable.initializer, {variable.initializer.inputs[1]: saved[name]})
 
 
 # ------------------------------------------------------------------------------------- in the notebook's process

@@ -48,3 +48,20 @@ def test_a_notebook_gets_the_text_and_its_highlighted_form():
 def test_what_has_no_source(obj):
     with pytest.raises(TypeError, match=r"show\(\) needs a function, class or module with Python source; got"):
         show(obj)
+
+
+def test_a_name_shows_the_same_source_without_importing(tmp_path, monkeypatch):
+    assert repr(show("mnistdist.source.show")) == repr(show(show))
+    (tmp_path / "costly.py").write_text(
+        "raise RuntimeError\n\n\nclass A:\n    @staticmethod\n    def f():\n        return 1\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert repr(show("costly.A.f")) == "@staticmethod\ndef f():\n    return 1"
+
+
+@pytest.mark.parametrize(
+    "name", ["show", "no.such.thing", "mnistdist.source.nothing", "mnistdist.source.show.inner", ""]
+)
+def test_a_name_that_leads_nowhere_is_a_value_error(name):
+    with pytest.raises(ValueError, match="show"):
+        show(name)

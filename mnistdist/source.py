@@ -40,7 +40,7 @@ def show(obj) -> Code:
 
 def _named_source(name):
     module, _, member = name.rpartition(".")
-    members = [member]
+    members = [member]  # what follows the module's name
     while module:  # the longest beginning of the name that is a module
         try:
             spec = find_spec(module)

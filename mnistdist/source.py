@@ -3,7 +3,7 @@
 import ast
 import inspect
 import textwrap
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from IPython.display import Code
@@ -39,25 +39,22 @@ def show(obj) -> Code:
 
 
 def _named_source(name):
-    module, _, member = name.rpartition(".")
-    members = [member]  # what follows the module's name
-    while module:  # the longest beginning of the name that is a module
-        try:
-            spec = find_spec(module)
-        except ModuleNotFoundError:
-            spec = None
-        if spec is not None and spec.origin:
+    parts = name.split(".")
+    spec = PathFinder.find_spec(parts[0])
+    found = 1
+    while spec is not None and spec.submodule_search_locations and found < len(parts):  # find_spec() would import
+        inner = PathFinder.find_spec(".".join(parts[: found + 1]), spec.submodule_search_locations)
+        if inner is None:
             break
-        module, _, member = module.rpartition(".")
-        members.insert(0, member)
-    if not module:
+        spec, found = inner, found + 1
+    if spec is None or not spec.origin or found == len(parts):
         raise ValueError(f"show({name!r}): expected the full name of a function or class, package and module first")
     text = Path(spec.origin).read_text(encoding="utf-8")
     node = ast.parse(text)
-    for member in members:
-        found = [child for child in node.body if getattr(child, "name", None) == member]
-        if not found:
-            raise ValueError(f"show({name!r}): {module} has no function or class {'.'.join(members)}")
-        node = found[0]
+    for part in parts[found:]:
+        named = [child for child in node.body if getattr(child, "name", None) == part]
+        if not named:
+            raise ValueError(f"show({name!r}): {spec.name} has no function or class {'.'.join(parts[found:])}")
+        node = named[0]
     first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
     return textwrap.dedent("\n".join(text.splitlines()[first - 1 : node.end_lineno]))

@@ -4,6 +4,7 @@ import ast
 import inspect
 import textwrap
 from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from pathlib import Path
 
 from IPython.display import Code
@@ -40,9 +41,9 @@ def show(obj) -> Code:
 
 def _named_source(name):
     parts = name.split(".")
-    spec = PathFinder.find_spec(parts[0])
+    spec = find_spec(parts[0]) if parts[0] else None
     found = 1
-    while spec is not None and spec.submodule_search_locations and found < len(parts):  # find_spec() would import
+    while spec is not None and spec.submodule_search_locations and found < len(parts):  # find_spec() would import it
         inner = PathFinder.find_spec(".".join(parts[: found + 1]), spec.submodule_search_locations)
         if inner is None:
             break

@@ -1,0 +1,221 @@
+import os
+import signal
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from helpers import alive, wait_until
+
+from mnistdist import Cluster, DataSet, Datasets, TaskFailed, read_data_sets, train
+
+
+def small_model():
+    """A reader's own graph: one softmax layer on 784 inputs."""
+    import tensorflow.compat.v1 as tf
+
+    from mnistdist import Graph
+
+    weights = tf.get_variable("weights", [784, 10], initializer=tf.zeros_initializer())
+    x = tf.placeholder(tf.float32, [None, 784])
+    y_ = tf.placeholder(tf.float32, [None, 10])
+    logits = tf.matmul(x, weights)
+    loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits_v2(labels=y_, logits=logits))
+    y = tf.nn.softmax(logits)
+    right = tf.equal(tf.argmax(y, 1), tf.argmax(y_, 1))
+    return Graph(x, y_, y, loss, tf.reduce_mean(tf.cast(right, tf.float32)))
+
+
+def test_async_training_counts_every_update_once(cluster):
+    run = train(cluster, steps=400, seed=3)
+    steps = run.steps
+    assert run.global_step in (400, 401)
+    assert sorted(steps.global_step_after) == list(range(1, run.global_step + 1))
+    assert set(steps.worker) == {0, 1}
+    assert (steps.staleness >= 0).all()
+    assert (steps.end > steps.start).all()
+    assert steps.start.min() == 0
+    assert run.test.accuracy > 0.85
+    assert run.predictions.shape == (10000,)
+    truth = read_data_sets().test.labels
+    assert (run.predictions == truth).mean() == pytest.approx(run.test.accuracy, abs=1e-4)
+    assert [result.task_index for result in run.results] == [0, 1]
+    assert repr(run) == "Run(sync=False)"
+
+
+def test_sync_training_counts_rounds_and_again_starts_afresh(cluster):
+    for _ in range(2):  # the second would draw the first one's left-over tokens if anything were left on the ps
+        run = train(cluster, steps=60, sync=True, seed=3)
+        assert run.global_step == 60
+        assert len(run.steps) >= 120
+        assert run.steps.staleness.isna().all()
+        assert run.steps.loss.iloc[0] > 100  # an untrained network's
+
+
+def test_a_readers_own_graph_optimizer_and_data(cluster):
+    mnist = read_data_sets(one_hot=True)
+    few = Datasets(*(DataSet(part.images[:600], part.labels[:600]) for part in mnist))
+
+    def momentum(rate):
+        import tensorflow.compat.v1 as tf
+
+        return tf.train.MomentumOptimizer(rate, 0.9)
+
+    run = train(cluster, steps=150, build_graph=small_model, optimizer=momentum, learning_rate=0.1, data=few, seed=0)
+    assert set(run.model.variables) == {"weights"}
+    assert run.predictions.shape == (600,)
+    assert run.validation.accuracy > 0.7
+
+
+def test_the_same_seed_gives_the_same_start(cluster):
+    first, second = (train(cluster, steps=1, seed=11).steps for _ in range(2))
+    a, b = (frame[frame.worker == 0].loss.iloc[:1].tolist() for frame in (first, second))
+    if a and b:  # worker 0 may find the one step done
+        assert a == pytest.approx(b, rel=1e-4)
+    assert first.loss.iloc[0] != train(cluster, steps=1, seed=12).steps.loss.iloc[0]
+
+
+def test_on_step_runs_in_the_worker_and_a_slow_worker_does_less(cluster):
+    def slow(record):
+        if record.worker == 1:
+            time.sleep(0.1)
+
+    steps = train(cluster, steps=200, on_step=slow).steps
+    counts = steps.groupby("worker").size()
+    assert counts[0] > counts[1]
+
+
+def test_a_saved_model_is_restored_in_a_single_process(cluster, tmp_path):
+    run = train(cluster, steps=50, seed=1)
+    path = run.save(tmp_path / "model.npz")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.npz"]
+
+    def alone(path):
+        import tensorflow.compat.v1 as tf
+
+        from mnistdist import read_data_sets, restore
+        from mnistdist.model import build_model, evaluate
+
+        with tf.Graph().as_default(), tf.Session() as session:
+            model = build_model()
+            restore(session, path)
+            accuracy = evaluate(session, model, read_data_sets(one_hot=True).test).accuracy
+        with tf.Graph().as_default(), tf.Session() as session:
+            build_model(hidden_units=7)
+            try:
+                restore(session, path)
+            except ValueError as error:
+                return accuracy, str(error)
+
+    accuracy, complaint = cluster["worker", 0].apply_sync(alone, str(path))
+    assert accuracy == pytest.approx(run.test.accuracy, abs=1e-3)
+    assert "hid_w of shape (784, 100); the graph's is (784, 7)" in complaint
+    with pytest.raises(OSError, match="can't save the model"):
+        run.save(tmp_path / "no" / "model.npz")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"steps": 0}, "steps: expected an int of 1 or more, got 0"),
+        ({"steps": 1.5}, "steps: expected an int of 1 or more, got 1.5"),
+        ({"steps": 1, "batch_size": 0}, "batch_size: expected an int of 1 or more, got 0"),
+        ({"steps": 1, "replicas_to_aggregate": 2}, "needs sync=True"),
+        ({"steps": 1, "data": __file__}, "test_training.py"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_runs(cluster, arguments, message):
+    before = [task.pid for task in cluster.tasks]
+    with pytest.raises((ValueError, OSError), match=message):
+        train(cluster, **arguments)
+    assert [task.pid for task in cluster.tasks] == before
+
+
+@pytest.mark.parametrize(("victim", "sync"), [("worker:1", False), ("ps:0", True)])
+def test_a_task_that_dies_is_named_and_the_cluster_is_usable_after(cluster, victim, sync):
+    threading.Timer(3, cluster.kill, [victim]).start()
+    with pytest.raises(TaskFailed, match=f"task {victim} failed: it ended with SIGKILL") as caught:
+        train(cluster, steps=10**6, sync=sync)
+    assert "train again" in caught.value.hint
+    assert cluster.status == "running"
+    assert train(cluster, steps=20).global_step >= 20
+
+
+def test_what_a_graph_raises_is_the_failure_of_its_worker(cluster):
+    def broken():
+        raise ValueError("no graph today")
+
+    with pytest.raises(TaskFailed, match=r"task worker:[01] failed: ValueError: no graph today"):
+        train(cluster, steps=10, build_graph=broken)
+
+
+def test_without_servers_the_failure_says_what_to_do():
+    with Cluster(ps=1, workers=1, servers=False) as bare, pytest.raises(TaskFailed, match="servers=True"):
+        train(bare, steps=1)
+
+
+def test_several_ps_share_the_variables_and_other_sets_are_trained_on_as_they_are(tmp_path):
+    mnist = read_data_sets(tmp_path)  # fills the folder
+    assert mnist.train.num_examples == 55000
+    with Cluster(ps=2, workers=3) as many:
+        run = train(many, steps=300, data=tmp_path)
+        assert run.global_step in (300, 301, 302)
+        assert set(run.steps.worker) == {0, 1, 2}
+        assert run.test.accuracy > 0.8
+
+
+def test_an_interrupt_leaves_a_usable_cluster(run_python):
+    client = run_python("""
+        from mnistdist import Cluster, train
+        with Cluster(ps=1, workers=2) as cluster:
+            print("running", flush=True)
+            try:
+                train(cluster, steps=10**6)
+            except KeyboardInterrupt:
+                print(cluster.status, train(cluster, steps=10).global_step >= 10)
+    """)
+    assert client.stdout.readline() == "running\n"
+    time.sleep(4)
+    client.send_signal(signal.SIGINT)
+    out, err = client.communicate(timeout=90)
+    assert out == "running True\n", err
+
+
+def test_a_plain_script_trains_away_from_the_checkout(tmp_path, run_python):
+    import psutil
+
+    client = run_python(
+        """
+        from mnistdist import Cluster, train
+        cluster = Cluster(ps=1, workers=2).start()
+        print(train(cluster, steps=100, sync=True).global_step, flush=True)
+        input()
+        """,
+        cwd=tmp_path,
+        stdin=-1,
+        env={**os.environ, "PYTHONPATH": ""},
+    )
+    assert client.stdout.readline() == "100\n", client.stderr.read()
+    tree = psutil.Process(client.pid).children(recursive=True)
+    client.communicate("\n", timeout=20)  # it ends without stop()
+    wait_until(lambda: not alive(tree), 10, "the end of every process")
+
+
+def test_progress_is_shown_to_a_person_only(monkeypatch):
+    from mnistdist.training import _someone_watches
+
+    monkeypatch.setenv("MNISTDIST_PROGRESS", "0")
+    assert not _someone_watches()
+    monkeypatch.delenv("MNISTDIST_PROGRESS")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert _someone_watches()
+
+
+def test_predictions_are_the_most_probable_classes():
+    from mnistdist import Run
+    from mnistdist.results import SharedModel
+
+    probabilities = np.array([[0.1, 0.9], [0.6, 0.4]], np.float32)
+    run = Run(sync=False, results=[], model=SharedModel(0, {}, None, None, probabilities))
+    assert run.predictions.tolist() == [1, 0]

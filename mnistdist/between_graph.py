@@ -62,7 +62,7 @@ def build_replica(
     learning_rate=0.01,
     sync=False,
     replicas_to_aggregate=None,
-    device="cpu:0",
+    device="gpu:0",
     seed=None,
     container="",
 ):
@@ -77,7 +77,8 @@ def build_replica(
         learning_rate: What the optimizer gets.
         sync: Whether several gradients are averaged for each update of the variables.
         replicas_to_aggregate: How many; None for as many as there are workers.
-        device: The worker's device within its task.
+        device: The worker's device within its task. Where it has no such one, TensorFlow takes the CPU (the session's
+            ``allow_soft_placement``).
         seed: Seed of the graph's random ops, and so of the initial weights.
         container: Name under which the ps tasks keep the variables; another name is a fresh start.
     """

@@ -75,6 +75,7 @@ def _serve(flags, spec):
 
 def _work(flags, spec):
     """Be a worker: train, evaluate, and tell what the text's program tells."""
+    started = time.monotonic()
     data = _read_data(flags)
     _introduce(flags)
     index = flags.task_index
@@ -93,7 +94,7 @@ def _work(flags, spec):
     from mnistdist.sessions import wait_for_ps
 
     def on_wait(what, address, seconds_left):
-        if round(flags.wait_timeout - seconds_left) % 10 == 1:
+        if round(left - seconds_left) % 10 == 1:
             print(f"Worker {index}: waiting for {what} at {address} ({seconds_left:.0f} s left)")
 
     def on_step(step):
@@ -101,8 +102,12 @@ def _work(flags, spec):
             done = f"training step {step.local_step} done (global step: {step.global_step_after})"
             print(f"{time.time():f}: Worker {index}: {done}")
 
-    wait_for_ps(spec, flags.wait_timeout, on_wait)
-    with Presence(target, spec, index) as presence:
+    left = max(flags.wait_timeout - (time.monotonic() - started), 1)
+    try:
+        wait_for_ps(spec, left, on_wait)
+    except TimeoutError as error:
+        raise TimeoutError(f"{error}: is it running, and is its address in --ps_hosts right?") from None
+    with Presence(target, spec, index, flags.wait_timeout) as presence:
         result = run_worker(
             target,
             spec,

@@ -26,42 +26,61 @@ class Presence:
         target: The worker's session target. All ps tasks must be up.
         cluster_spec: ``{"ps": [...], "worker": [...]}``.
         task_index: Which worker this is.
+        timeout: Seconds that connecting may take.
 
     Call :meth:`finish` at the end of the training; leaving the block without it, by an error, is silence.
+
+    Raises:
+        TimeoutError: no session came about in time, though something answers at each address.
+        ConnectionError: it is another cluster, or another task of this one.
     """
 
-    def __init__(self, target, cluster_spec, task_index):
+    def __init__(self, target, cluster_spec, task_index, timeout=60):
         import tensorflow.compat.v1 as tf
 
-        from mnistdist.sessions import session_config
+        from mnistdist import sessions
 
-        self._tf, self._over = tf, threading.Event()
+        self._tf, self._sessions, self._over = tf, sessions, threading.Event()
         with tf.Graph().as_default() as graph:
             queues = [_queue(tf, index) for index in range(len(cluster_spec["ps"]))]
             self._sign = tf.group(*[queue.enqueue((task_index, False)) for queue in queues])
             self._farewell = tf.group(*[queue.enqueue((task_index, True)) for queue in queues])
-        self._session = tf.Session(target, graph=graph, config=session_config(task_index))
-        self._run(self._sign)
+
+        def first_sign():
+            session = tf.Session(target, graph=graph, config=sessions.session_config(task_index))
+            session.run(self._sign)
+            return session
+
+        other = "do TensorFlow servers of this very cluster answer at all its addresses?"
+        try:
+            self._session = sessions.within(timeout, first_sign, f"no session within {timeout:g} s: {other}")
+        except tf.errors.OpError as error:
+            raise ConnectionError(f"no session: {other} ({sessions.gist(error)})") from error
         self._thread = threading.Thread(target=self._live, daemon=True)
 
     def __enter__(self):
         self._thread.start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, error, *_):
         self._over.set()
+        if error is None:
+            self._thread.join()
+            self._sessions.close_session(self._session)
+        else:
+            self._sessions.abandon(self._session)
 
     def finish(self):
         """Tell every ps that this worker has finished and needs it no more."""
         self._over.set()
         self._thread.join()
-        self._run(self._farewell)
+        self._give(self._farewell)
 
     def _live(self):
         while not self._over.wait(PERIOD):
-            self._run(self._sign)
+            self._give(self._sign)
 
-    def _run(self, op):
+    def _give(self, op):
         try:
             self._session.run(op, options=self._tf.RunOptions(timeout_in_ms=5000))
         except self._tf.errors.OpError:

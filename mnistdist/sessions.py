@@ -13,9 +13,7 @@ import tensorflow.compat.v1 as tf
 
 from mnistdist.network import wait_for_address
 
-# Sessions that could not be closed. Python would try again when it drops them, and wait for ever.
 _abandoned = []
-
 CLOSE_SECONDS = 5
 POLL_SECONDS = 0.2
 
@@ -63,9 +61,10 @@ def worker_session(replica, target, cluster_spec, task_index, *, logdir=None, wa
             supervisor.saver.save(session, supervisor.save_path, replica.global_step)
     except tf.errors.OpError as error:
         explanation = _explanation(error, cluster_spec)
-        _close(supervisor, session)
         if explanation is None:
+            _close(supervisor, session)
             raise
+        abandon(session)
         raise explanation from error
     except BaseException:
         _close(supervisor, session)
@@ -94,7 +93,7 @@ def wait_for_ps(cluster_spec, timeout, on_wait=None):
             if on_wait is not None:
                 on_wait(what, address, left)
 
-        wait_for_address(address, max(deadline - time.monotonic(), 0.1), what=what, on_wait=tell)
+        wait_for_address(address, max(round(deadline - time.monotonic(), 1), 0.1), what=what, on_wait=tell)
 
 
 def within(seconds, function, complaint):
@@ -115,6 +114,12 @@ def within(seconds, function, complaint):
     return outcome.result()
 
 
+def gist(error):
+    """The line of a TensorFlow error's message that says something."""
+    lines = [line for line in error.message.splitlines() if line.strip("= ") and line != "Graph execution error:"]
+    return lines[0] if lines else type(error).__name__
+
+
 def _open(supervisor, replica, target, task_index, wait_timeout, say):
     chief, config = task_index == 0, session_config(task_index)
 
@@ -129,9 +134,7 @@ def _open(supervisor, replica, target, task_index, wait_timeout, say):
 
     say(f"Worker {task_index}: " + ("Initializing session..." if chief else "Waiting for session to be initialized..."))
     try:
-        # A ps that is no TensorFlow server, or another cluster's, leaves the call hanging.
-        silent = f"no session within {wait_timeout:g} s: do TensorFlow servers of this cluster run at all addresses?"
-        session = within(wait_timeout + 1, prepare, silent)
+        session = within(wait_timeout + 1, prepare, f"no session within {wait_timeout:g} s")
     except tf.errors.DeadlineExceededError:
         raise TimeoutError(
             f"worker:0, the chief, did not initialise the variables within {wait_timeout:g} s: is it running?"
@@ -147,16 +150,25 @@ def _open(supervisor, replica, target, task_index, wait_timeout, say):
     return session
 
 
-def _close(supervisor, session):
-    supervisor.request_stop()
-    if session is None:
-        return
+def abandon(session):
+    """Leave a session open whose other side has gone: Python would close it by itself, and wait for ever."""
+    _abandoned.append(session)
+
+
+def close_session(session):
+    """Close a session; one that can't be closed within some seconds is abandoned."""
     try:
         within(CLOSE_SECONDS, session.close, "")
     except TimeoutError:
-        _abandoned.append(session)
+        abandon(session)
     except tf.errors.OpError:
         pass  # what it was connected to has gone, which is what closing is for
+
+
+def _close(supervisor, session):
+    supervisor.request_stop()
+    if session is not None:
+        close_session(session)
 
 
 def _explanation(error, cluster_spec):
@@ -175,5 +187,5 @@ def _explanation(error, cluster_spec):
             "worker ended in the middle of one? Start it again, or aggregate fewer gradients than there are workers"
         )
     if isinstance(error, (tf.errors.UnavailableError, tf.errors.AbortedError)):
-        return ConnectionError(f"a task of the cluster was lost or restarted: {error.message.splitlines()[0]}")
+        return ConnectionError(f"a task of the cluster was lost or restarted: {gist(error)}")
     return None

@@ -14,7 +14,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from mnistdist.diagrams import cluster_diagram, placement
-from mnistdist.steps import loss_curve, staleness_counts
+from mnistdist.steps import StepRecord, loss_curve, require, staleness_counts
 from mnistdist.style import COMMUNICATION, FAILURE, INK, STYLE, WIDTH, WORKER, Figure, new_figure
 
 __all__ = [
@@ -225,7 +225,7 @@ def confusion_matrix(labels: Sequence[int], predictions: Sequence[int]) -> Figur
 
 @mpl.rc_context(STYLE)
 def bars_with_spread(groups: Mapping[str, Sequence[float]], *, xlabel: str, precision: int = 3) -> Figure:
-    """Compares repeated measurements: a bar at each group's mean, every value a dot, a line of one deviation.
+    """Compares repeated measurements: a bar at each group's mean, every value a dot, a whisker of one deviation.
 
     Args:
         groups: Label to values, all in one unit.
@@ -239,12 +239,15 @@ def bars_with_spread(groups: Mapping[str, Sequence[float]], *, xlabel: str, prec
     names = []
     for row, (label, values) in enumerate(groups.items()):
         values = np.asarray(values, float)
-        mean, deviation = values.mean(), values.std(ddof=1) if len(values) > 1 else 0.0
+        mean, name = values.mean(), f"{label}\n{values.mean():.{precision}g}"
         axes.barh(row, mean, height=0.7, color=COMMUNICATION, edgecolor=WORKER)
         spots = row - 0.12 + np.linspace(-0.12, 0.12, len(values) + 2)[1:-1]
         axes.plot(values, spots, "o", color="white", markeredgecolor=INK, markersize=4.5)
-        axes.errorbar(mean, row + 0.2, xerr=deviation, color=INK, linewidth=1.6, capsize=3.5, capthick=1.6)
-        names.append(f"{label}\n{mean:.{precision}g} ± {deviation:.2g}")
+        if len(values) > 1:  # one value has no spread to show
+            spread = values.std(ddof=1)
+            axes.errorbar(mean, row + 0.2, xerr=spread, color=INK, linewidth=1.6, capsize=3.5, capthick=1.6)
+            name += f" ± {spread:.2g}"
+        names.append(name)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlabel(f"{xlabel} (bar: mean; whisker: ± 1 standard deviation)")
@@ -257,8 +260,7 @@ def _named(frames) -> dict[str, pd.DataFrame]:
     if not named:
         raise ValueError("nothing to draw: expected at least one frame")
     for label, frame in named.items():
-        if frame.empty:
-            raise ValueError(f"nothing to draw: {label or 'the frame'} has no rows")
+        require(frame, *StepRecord._fields, "staleness", name=label or "the frame")
     return named
 
 

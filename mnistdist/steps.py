@@ -88,7 +88,7 @@ def throughput(frame: pd.DataFrame, *, of: str = "updates") -> float:
     Raises:
         ValueError: if the frame is empty, lacks a column or covers no time, or ``of`` is something else.
     """
-    _require(frame, "start", "end", "global_step_before", "global_step_after")
+    require(frame, "start", "end", "global_step_before", "global_step_after")
     seconds = frame["end"].max() - frame["start"].min()
     if not seconds > 0:
         raise ValueError(f"throughput needs steps that take time; these cover {seconds:g} s")
@@ -104,7 +104,7 @@ def staleness_counts(frame: pd.DataFrame) -> pd.Series:
     Raises:
         ValueError: if the frame is empty, lacks the column, or has no staleness, as in synchronous training.
     """
-    _require(frame, "staleness")
+    require(frame, "staleness")
     known = frame["staleness"].dropna().astype(int)
     if known.empty:
         raise ValueError(
@@ -128,19 +128,20 @@ def loss_curve(frame: pd.DataFrame, window: int = 50, *, against: str = "global_
     Raises:
         ValueError: if the frame is empty or lacks a column, or ``window`` is less than 1.
     """
-    _require(frame, against, "end", "loss")
+    require(frame, against, "end", "loss")
     if window < 1:
         raise ValueError(f"window is a number of steps, 1 or more; got {window}")
     curve = frame.sort_values([against, "end"], ignore_index=True)[[against, "loss"]]
     return curve.assign(smooth=curve["loss"].rolling(window, min_periods=1).mean())
 
 
-def _require(frame, *columns):
+def require(frame: pd.DataFrame, *columns: str, name: str = "the frame") -> None:
+    """Raises ValueError, with ``name`` in it, unless the frame has these columns and at least one row."""
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise ValueError(
-            f"the frame has no column {', '.join(missing)}; make it with mnistdist.steps.to_frame. "
+            f"{name} has no column {', '.join(missing)}; make it with mnistdist.steps.to_frame. "
             f"Its columns: {', '.join(map(str, frame.columns)) or 'none'}"
         )
     if frame.empty:
-        raise ValueError("the frame has no rows: expected at least one step")
+        raise ValueError(f"{name} has no rows: expected at least one step")

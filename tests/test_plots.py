@@ -215,7 +215,7 @@ def test_timeline_needs_steps_in_its_window():
 def test_staleness_histogram_shows_shares_and_mean():
     figure = plots.staleness_histogram({"1 worker": run(workers=1), "3 workers": run(workers=3)})
     one, three = figure.axes
-    assert [bar.get_height() for bar in one.patches][0] == pytest.approx(100)
+    assert one.patches[0].get_height() == pytest.approx(100)
     heights = [bar.get_height() for bar in three.patches]
     assert sum(heights) == pytest.approx(100)
     assert one.get_title(loc="left") == "1 worker: mean 0.00, largest 0"

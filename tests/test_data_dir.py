@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 from idx_sets import DATA, ZIPPED, names_in, refused, small_set, write
 
-from mnistdist import read_data_sets
-from mnistdist.idx import embedded_files
+from mnistdist import idx, read_data_sets
 
 ROOT = Path(__file__).parents[1]
 READ = """
@@ -32,7 +31,7 @@ def run(code, *arguments):
 
 def test_the_embedded_files_are_those_of_the_notice():
     rows = re.findall(r"\| `(\S+)` \|.*\| `([0-9a-f]{64})` \|", (DATA / "NOTICE.md").read_text())
-    contents = {file.name: gzip.decompress(file.read_bytes()) for file in embedded_files().values()}
+    contents = {file.name: gzip.decompress(file.read_bytes()) for file in idx.embedded_files().values()}
     assert len(rows) == 4
     assert dict(rows) == {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
 
@@ -70,6 +69,18 @@ def test_mnist_is_not_mixed_into_another_set(tmp_path):
     with refused(tmp_path, missing, "train-images-idx3-ubyte, not of MNIST"):
         read_data_sets(tmp_path)
     assert names_in(tmp_path) == before
+
+
+def test_files_that_another_process_adds_meanwhile_are_no_strangers(tmp_path, monkeypatch):
+    check = idx._check_only_mnist
+
+    def after_another_process(directory, found, missing):
+        shutil.copy(DATA / ZIPPED[0], directory)
+        check(directory, found, missing)
+
+    monkeypatch.setattr(idx, "_check_only_mnist", after_another_process)
+    assert read_data_sets(tmp_path).train.num_examples == 55_000
+    assert names_in(tmp_path) == ZIPPED
 
 
 @pytest.mark.parametrize("stranger", ["train-images.idx3-ubyte", "emnist-letters-train-labels-idx1-ubyte.gz"])

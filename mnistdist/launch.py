@@ -1,0 +1,148 @@
+"""``mnistdist run``: the program of ``distributed.py`` as local processes, one a task, from one terminal."""
+
+import argparse
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+from mnistdist import __version__
+from mnistdist.flags import UsageError, check, parse
+from mnistdist.network import (
+    enter_private_network,
+    listing_addresses,
+    loopback_addresses,
+    parse_address,
+    private_network_available,
+)
+
+_OURS = ("job_name", "task_index", "ps_hosts", "worker_hosts")
+_PR_SET_PDEATHSIG = 1
+
+
+def main(argv=None):
+    """Run the command line ``argv`` (default: the process's); returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="mnistdist", description="Train on MNIST with a cluster of local processes.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"mnistdist {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="run")
+    run = commands.add_parser(
+        "run",
+        help="start ps and workers on this machine and train",
+        description="Start one process a task, and end when training ends. Further flags, --train_steps=2000 say, go "
+        "to every task: python -m mnistdist.distributed --help lists them.",
+        allow_abbrev=False,
+    )
+    run.add_argument("--ps", type=_count, default=1, help="number of ps tasks (default 1)")
+    run.add_argument("--workers", type=_count, default=2, help="number of workers (default 2)")
+    run.add_argument(
+        "--network",
+        choices=("auto", "private", "host"),
+        default="auto",
+        help="private: a network of their own; host: 127.0.0.1 and free ports; auto: private where possible",
+    )
+    options, flags = parser.parse_known_args(argv)
+    try:
+        return _run(options, flags)
+    except (UsageError, OSError) as error:
+        print(f"mnistdist run: error: {error}", file=sys.stderr)
+        return 1
+
+
+def _count(text):
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {number}")
+    return number
+
+
+def _run(options, flags):
+    given = parse(flags)  # what is wrong with them is said once, here, and not by every task
+    for name in _OURS:
+        if given[name].present:
+            raise UsageError(f"--{name} is what `mnistdist run` gives each task: use --ps, --workers and --network")
+    private = options.network != "host" and private_network_available()
+    if options.network == "private" and not private:
+        raise UsageError("--network=private: this system allows no private network; use --network=host")
+    if not private and options.network == "auto":
+        print("No private network on this system: the tasks listen on every interface.", file=sys.stderr)
+    spec = (listing_addresses if private else loopback_addresses)(options.ps, options.workers)
+    hosts = [f"--{job}_hosts={','.join(addresses)}" for job, addresses in spec.items()]
+    check(parse([*hosts, *flags, "--job_name=worker", "--task_index=0"]))
+    if private:
+        enter_private_network([parse_address(address)[0] for job in spec.values() for address in job])
+    tasks = [(job, index) for job, addresses in spec.items() for index in range(len(addresses))]
+    return _Tasks(tasks, [*hosts, *flags]).wait()
+
+
+class _Tasks:
+    """The running tasks: their output goes to ours, line by line, each with the task's name before it."""
+
+    def __init__(self, tasks, flags):
+        self._failure, self._interrupts, self._parent = 0, 0, os.getpid()
+        self._lock = threading.Lock()
+        self._processes, self._readers = {}, []
+        signal.signal(signal.SIGINT, self._pass_on)
+        signal.signal(signal.SIGTERM, self._pass_on)
+        for job, index in tasks:
+            command = [sys.executable, "-u", "-m", "mnistdist.distributed"]
+            command += [f"--job_name={job}", f"--task_index={index}", *flags]
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,  # Ctrl-C comes to this process alone, which passes it on
+                preexec_fn=self._end_with_parent,
+            )
+            self._processes[job, index] = process
+            reader = threading.Thread(target=self._copy, args=(f"{job}:{index}", process.stdout))
+            reader.start()
+            self._readers.append(reader)
+
+    def _end_with_parent(self):
+        if sys.platform.startswith("linux"):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if os.getppid() != self._parent:
+                os._exit(1)
+
+    def _copy(self, name, lines):
+        for line in lines:
+            with self._lock, contextlib.suppress(BrokenPipeError):
+                print(f"[{name}] {line}", end="", flush=True)
+
+    def _pass_on(self, number, frame):
+        self._interrupts += 1
+        if not self._failure:
+            self._failure = 128 + number
+        self._send(signal.SIGKILL if self._interrupts > 1 else signal.SIGTERM)
+
+    def _send(self, number):
+        for process in self._processes.values():
+            if process.poll() is None:
+                process.send_signal(number)
+
+    def wait(self):
+        """Wait for the end of all; the first task that fails ends the rest. Returns the exit status."""
+        left = dict(self._processes)
+        while left:
+            for task, process in list(left.items()):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    status = process.wait(timeout=0.1 / len(left))
+                    del left[task]
+                    if status and not self._failure:
+                        self._failure = status if status > 0 else 128 - status
+                        self._send(signal.SIGTERM)
+        for reader in self._readers:
+            reader.join()
+        return self._failure
+
+
+if __name__ == "__main__":
+    sys.exit(main())

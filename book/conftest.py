@@ -6,7 +6,6 @@ from unittest import mock
 
 import pytest
 from nbval.plugin import IPyNbCell, IPyNbFile
-
 from tools.kernels import ENVIRONMENT, TIMEOUT
 
 # What a reader sees but what may differ between two runs: warnings, tables' HTML, drawings.
@@ -16,9 +15,13 @@ NOT_COMPARED = ("stderr", "text/html", "image/svg+xml")
 def pytest_configure(config):
     """Use this environment's Python and the book's sanitizers, unless the command line says otherwise."""
     config.option.nbval_current_env = not config.option.nbval_kernel_name
-    config.option.nbval_cell_timeout = min(config.option.nbval_cell_timeout, TIMEOUT)
+    config.option.nbval_cell_timeout = min(
+        config.option.nbval_cell_timeout, TIMEOUT
+    )
     if config.option.nbval_sanitize_with is None:
-        config.option.nbval_sanitize_with = str(Path(__file__).parent.parent / "tests" / "nbval.cfg")
+        config.option.nbval_sanitize_with = str(
+            Path(__file__).parent.parent / "tests" / "nbval.cfg"
+        )
 
 
 def pytest_collectstart(collector):

@@ -197,7 +197,9 @@ def most_outputs_checked(notebook):
     with_output = [(i, cell) for i, cell in code_cells(notebook) if cell.outputs]
     unchecked = [i for i, cell in with_output if not is_checked(cell)]
     if 3 * len(unchecked) > len(with_output):
-        return [f"{len(unchecked)} of {len(with_output)} cells with output are unchecked (at most a third): {unchecked}"]
+        return [
+            f"{len(unchecked)} of {len(with_output)} cells with output are unchecked (at most a third): {unchecked}"
+        ]
     return []
 
 

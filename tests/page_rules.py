@@ -3,6 +3,7 @@
 `CHAPTER_RULES` apply to a notebook, `TEXT_RULES` to every page's Markdown, `broken_links` to the book as a whole.
 """
 
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ def headings(text):
     parts = tokens(text)
     return [
         (int(token.tag[1]), "".join(child.content for child in following.children if child.type != "myst_role"))
-        for token, following in zip(parts, parts[1:], strict=False)
+        for token, following in itertools.pairwise(parts)
         if token.type == "heading_open"
     ]
 

@@ -1,0 +1,185 @@
+"""The program and its launcher, from the command line: every process in a private network of the test's own."""
+
+import re
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from helpers import alive, wait_until
+
+from mnistdist.flags import FLAGS
+from mnistdist.network import private_network_available
+
+PS, WORKERS = "127.0.0.1:2222", "127.0.0.1:2223,127.0.0.1:2224"
+
+
+def run(*flags, timeout=60):
+    """Run the program to its end: (exit status, stdout, stderr, seconds)."""
+    begin = time.monotonic()
+    command = [sys.executable, "-m", "mnistdist.distributed", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+    return done.returncode, done.stdout, done.stderr, time.monotonic() - begin
+
+
+def test_help_and_version_know_every_flag():
+    status, said, _, _ = run("--help")
+    assert status == 0
+    assert all(f"--{name}" in said for _, name, _, _ in FLAGS)
+    assert run("--version")[1].startswith("mnistdist ")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "Must specify an explicit `job_name`"),
+        (["--job_name=worker"], "Must specify an explicit `task_index`"),
+        (["--job_name=chief", "--task_index=0"], "--job_name: expected ps or worker, got 'chief'"),
+        (["--job_name=worker", "--task_index=7"], "--task_index: there is no worker task 7"),
+        (["--job_name=worker", "--task_index=0", "--worker_hosts=a,b"], "--worker_hosts: 'a' is not an address"),
+        (["--job_name=worker", "--task_index=0", "--worker_hosts=h:1,h:1"], "h:1 is in --worker_hosts already"),
+        (["--job_name=worker", "--task_index=0", "--batch_size=0"], "--batch_size: expected 1 or more, got 0"),
+        (["--job_name=worker", "--task_index=0", "--train_steps=many"], "train_steps"),
+        (["--no_such_flag=1"], "no_such_flag"),
+    ],
+)
+def test_bad_flags_are_named_in_one_line(flags, message):
+    status, said, error, _ = run(*flags)
+    assert status == 1
+    assert message in error
+    assert error.count("\n") == 1
+    assert said == ""
+
+
+def test_a_truncated_file_a_busy_port_and_a_missing_ps_are_named(tmp_path):
+    for name in (
+        "train-images-idx3-ubyte",
+        "train-labels-idx1-ubyte",
+        "t10k-images-idx3-ubyte",
+        "t10k-labels-idx1-ubyte",
+    ):
+        (tmp_path / name).write_bytes(b"\x00\x00\x08\x03\x00\x00")
+    worker = ["--job_name=worker", "--task_index=0"]
+    status, _, error, _ = run(*worker, f"--data_dir={tmp_path}")
+    assert (status, error.count("\n")) == (1, 1)
+    assert "--data_dir" in error
+    assert "-ubyte" in error
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        status, _, error, _ = run("--job_name=ps", "--task_index=0", f"--ps_hosts={address}")
+    assert (status, error.count("\n")) == (1, 1)
+    assert f"--ps_hosts: port of {address} is in use" in error
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start the program in a network namespace; ``start`` shares the first process's with the later ones."""
+    if not private_network_available():
+        pytest.skip("this system allows no network namespaces, and servers would be open to all")
+    script = tmp_path / "together.py"
+    script.write_text(
+        "import subprocess, sys\n"
+        "from mnistdist.network import enter_private_network\n"
+        "enter_private_network()\n"
+        "commands = [line.split() for line in sys.stdin.read().splitlines()]\n"
+        "program = [sys.executable, '-u', '-m', 'mnistdist.distributed']\n"
+        "running = [subprocess.Popen(program + c, stdout=open(f'{i}.out', 'w'), stderr=open(f'{i}.err', 'w'))"
+        " for i, c in enumerate(commands)]\n"
+        "print([p.wait() for p in running])\n"
+    )
+
+    def go(*commands, timeout=120):
+        done = subprocess.run(
+            [sys.executable, str(script)],
+            input="\n".join(" ".join(command) for command in commands),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            cwd=tmp_path,
+        )
+        assert done.returncode == 0, done.stderr
+        outputs = [(tmp_path / f"{i}.out").read_text() for i in range(len(commands))]
+        errors = [(tmp_path / f"{i}.err").read_text() for i in range(len(commands))]
+        return eval(done.stdout), outputs, errors
+
+    return go
+
+
+def task(job, index, *more):
+    return [f"--job_name={job}", f"--task_index={index}", f"--ps_hosts={PS}", f"--worker_hosts={WORKERS}", *more]
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_three_processes_train_and_end_by_themselves(start, tmp_path, sync):
+    more = ["--train_steps=300", f"--sync_replicas={sync}", f"--data_dir={tmp_path}/data", "--log_every=50"]
+    statuses, outputs, errors = start(task("ps", 0), task("worker", 0, *more), task("worker", 1, *more))
+    assert statuses == [0, 0, 0], errors
+    for index, said in enumerate(outputs[1:]):
+        lines = said.splitlines()
+        assert lines[:2] == ["job name = worker", f"task index = {index}"]
+        assert re.fullmatch(r"Training elapsed time: \d+\.\d+ s", lines[-3])
+        match = re.fullmatch(r"After (\d+) training step\(s\), validation cross entropy = (\S+)", lines[-2])
+        assert int(match[1]) in ((300,) if sync else (300, 301))
+        assert float(re.fullmatch(r"validation accuracy = (\S+)", lines[-1])[1]) > 0.8
+    assert ("Starting chief queue runner and running init_tokens_op" in outputs[1]) == sync
+
+
+def test_a_ps_that_never_comes_is_named_within_the_wait(start):
+    begin = time.monotonic()
+    statuses, _, errors = start(task("worker", 0, "--wait_timeout=3"))
+    assert statuses == [1]
+    assert f"ps:0 at {PS}" in errors[0]
+    assert "Traceback" not in errors[0]
+    assert time.monotonic() - begin < 60
+
+
+def launch(*flags, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "mnistdist.launch", "run", *flags], stdout=-1, stderr=-1, text=True, **options
+    )
+
+
+def test_the_launcher_starts_prefixes_and_ends(tmp_path):
+    process = launch("--ps", "1", "--workers", "2", "--train_steps=100", f"--data_dir={tmp_path}/data")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    prefixes = {line.split("]")[0] + "]" for line in out.splitlines()}
+    assert prefixes == {"[ps:0]", "[worker:0]", "[worker:1]"}
+    assert len(re.findall(r"^\[worker:\d\] validation accuracy = ", out, re.M)) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--workers", "0"], "expected 1 or more, got 0"),
+        (["--batch_size=0"], "--batch_size: expected 1 or more"),
+        (["--job_name=ps"], "use --ps, --workers and --network"),
+        (["--nonsense=1"], "nonsense"),
+    ],
+)
+def test_the_launcher_refuses_bad_flags_before_it_starts_anything(flags, message):
+    process = launch(*flags)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode in (1, 2)
+    assert message in err
+    assert "[" not in out
+
+
+@pytest.mark.parametrize("fatal", ["SIGINT", "SIGKILL"])
+def test_an_ended_launcher_leaves_no_task(tmp_path, fatal):
+    import signal
+
+    process = launch("--train_steps=1000000", f"--data_dir={tmp_path}/data")
+    lines = iter(process.stdout.readline, "")
+    assert any("Training begins" in line for line in lines)
+    tree = psutil.Process(process.pid).children(recursive=True)
+    assert len(tree) >= 3
+    process.send_signal(signal.Signals[fatal])
+    process.communicate(timeout=30)
+    assert process.returncode == (128 + signal.SIGINT if fatal == "SIGINT" else -signal.SIGKILL)
+    wait_until(lambda: not alive(tree), 10, "the end of every task")

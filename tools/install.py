@@ -6,6 +6,7 @@ plain line. Whatever goes wrong ends with one line and a non-zero exit status, a
 
 import argparse
 import hashlib
+import importlib.util
 import os
 import re
 import shutil
@@ -73,14 +74,12 @@ def check_python(version, executable):
 
 def check_venv_module():
     """Raise InstallError if this Python can't make an environment with pip in it."""
-    try:
-        import ensurepip  # noqa: F401  the part of it that Debian and Ubuntu leave out
-        import venv  # noqa: F401
-    except ImportError as error:
+    missing = [name for name in ("venv", "ensurepip") if importlib.util.find_spec(name) is None]
+    if missing:
         raise InstallError(
             "{} lacks the module {}: install it (Debian, Ubuntu: apt install python{}.{}-venv) "
-            "and run make again.".format(sys.executable, error.name, *sys.version_info[:2])
-        ) from None
+            "and run make again.".format(sys.executable, missing[0], *sys.version_info[:2])
+        )
 
 
 def check_disk(free, needed=NEEDED_BYTES):

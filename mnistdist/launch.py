@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 
-from mnistdist import __version__
+from mnistdist import __version__, devices
 from mnistdist.flags import UsageError, check, parse
 from mnistdist.network import (
     enter_private_network,
@@ -75,20 +75,31 @@ def _run(options, flags):
     check(parse([*hosts, *flags, "--job_name=worker", "--task_index=0"]))
     if private:
         enter_private_network([parse_address(address)[0] for job in spec.values() for address in job])
-    tasks = [(job, index) for job, addresses in spec.items() for index in range(len(addresses))]
-    return _Tasks(tasks, [*hosts, *flags]).wait()
+    try:
+        pins = devices.assign(
+            options.ps,
+            options.workers,
+            num_gpus=given.num_gpus,
+            gpus=devices.find_gpus(),
+            cores=devices.available_cores(),
+        )
+    except ValueError as error:
+        raise UsageError(f"--num_gpus: {error}") from None
+    # A task finds the GPU that its environment shows it and no other, so it is not told how many there are.
+    passed_on = [name for name in given if given[name].present and name != "num_gpus"]
+    return _Tasks(pins, [*hosts, *(f"--{name}={given[name].value}" for name in passed_on)]).wait()
 
 
 class _Tasks:
     """The running tasks: their output goes to ours, line by line, each with the task's name before it."""
 
-    def __init__(self, tasks, flags):
+    def __init__(self, pins, flags):
         self._failure, self._interrupts, self._parent = 0, 0, os.getpid()
         self._lock = threading.Lock()
         self._processes, self._readers = {}, []
         signal.signal(signal.SIGINT, self._pass_on)
         signal.signal(signal.SIGTERM, self._pass_on)
-        for job, index in tasks:
+        for (job, index), pin in pins.items():
             command = [sys.executable, "-u", "-m", "mnistdist.distributed"]
             command += [f"--job_name={job}", f"--task_index={index}", *flags]
             process = subprocess.Popen(
@@ -98,9 +109,13 @@ class _Tasks:
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
+                env=os.environ | dict(pin.env),
                 start_new_session=True,  # Ctrl-C comes to this process alone, which passes it on
                 preexec_fn=self._end_with_parent,
             )
+            if hasattr(os, "sched_setaffinity"):
+                with contextlib.suppress(ProcessLookupError):  # it has ended already, and says why
+                    os.sched_setaffinity(process.pid, pin.cores)
             self._processes[job, index] = process
             reader = threading.Thread(target=self._copy, args=(f"{job}:{index}", process.stdout))
             reader.start()

@@ -146,9 +146,10 @@ def private_mounts():
 def test_a_full_disk(private_mounts, tmp_path):
     """Nothing half-written stays; with more room, the next call completes the directory."""
     script = """
-mount -t tmpfs -o size=10m none "$2" && mkdir "$2/mnist" && cp "$3"/t10k* "$2/mnist"
+mount -t tmpfs -o size=16m none "$2" && mkdir "$2/mnist" && cp "$3"/t10k* "$2/mnist"
+head -c 8388608 /dev/zero > "$2/filler"
 "$0" -c "$1" "$2/mnist"; ls -A "$2/mnist"
-mount -o remount,size=64m "$2" && "$0" -c "$1" "$2/mnist" && ls -A "$2/mnist"
+rm "$2/filler" && "$0" -c "$1" "$2/mnist" && ls -A "$2/mnist"
 """
     command = [*private_mounts, "sh", "-c", script, sys.executable, READ, str(tmp_path), str(DATA)]
     result = subprocess.run(command, capture_output=True, text=True)
@@ -163,7 +164,8 @@ mount -o remount,size=64m "$2" && "$0" -c "$1" "$2/mnist" && ls -A "$2/mnist"
 def test_a_disk_that_is_read_only(private_mounts, tmp_path):
     """Empty, it is an error; with the four files on it, it is all that is needed."""
     script = """
-mount -t tmpfs none "$2" && mkdir "$2/empty" "$2/full" && cp "$3"/*.gz "$2/full" && mount -o remount,ro "$2"
+mount -t tmpfs none "$2" && mkdir "$2/empty" "$2/full" && cp "$3"/*.gz "$2/full"
+mount -o remount,bind,ro "$2"
 "$0" -c "$1" "$2/empty"; "$0" -c "$1" "$2/new"; "$0" -c "$1" "$2/full"
 """
     command = [*private_mounts, "sh", "-c", script, sys.executable, READ, str(tmp_path), str(DATA)]

@@ -1,0 +1,43 @@
+"""When a ps may end: what it makes of its workers' words and of their silence."""
+
+from mnistdist.presence import Roll
+
+
+def test_a_ps_waits_for_ever_for_the_first_word():
+    assert not Roll(workers=2, linger=5).over(now=1e9)
+
+
+def test_it_ends_at_once_when_all_have_finished():
+    roll = Roll(workers=2, linger=5)
+    roll.hear(0, True, now=1)
+    assert not roll.over(now=2)
+    roll.hear(1, True, now=3)
+    assert roll.over(now=3)
+    assert roll.finished == {0, 1}
+
+
+def test_a_killed_worker_and_one_that_never_came_hold_it_up_no_longer_than_the_linger():
+    roll = Roll(workers=3, linger=5)
+    roll.hear(0, False, now=0)
+    roll.hear(1, False, now=4)  # and is killed; worker 2 never comes
+    roll.hear(0, True, now=6)
+    assert not roll.over(now=8)
+    assert roll.over(now=9.5)
+    assert roll.finished == {0}
+
+
+def test_a_slow_worker_is_waited_for_while_it_gives_signs():
+    roll = Roll(workers=2, linger=5)
+    roll.hear(0, True, now=0)
+    for now in range(1, 100):
+        roll.hear(1, False, now=now)
+        assert not roll.over(now=now + 4)
+
+
+def test_a_worker_that_is_started_again_counts_again():
+    roll = Roll(workers=1, linger=5)
+    roll.hear(0, True, now=0)
+    roll.hear(0, False, now=1)
+    assert not roll.over(now=2)
+    assert roll.over(now=7)
+    assert roll.finished == set()

@@ -9,10 +9,18 @@ import time
 
 def run_engine(folder, engine_id, namespace):
     """Make this process an ipyparallel engine with the given id and namespace; returns when the engine ends."""
+    from ipykernel.iostream import OutStream
     from ipyparallel.engine.app import IPEngine
     from traitlets.config import Config
 
+    class PythonOutput(OutStream):
+        """What Python prints is the cell's; what TensorFlow's C++ writes stays in the task's log."""
+
+        def __init__(self, *args, **settings):
+            super().__init__(*args, **settings, watchfd=False)
+
     config = Config()
+    config.IPEngine.out_stream_factory = PythonOutput
     config.IPEngine.enable_nanny = False  # the nursery watches the task, and says when it has ended
     config.IPEngine.max_heartbeat_misses = 0  # the keeper watches the controller
     config.IPEngine.url_file = link_engine_sockets(folder)

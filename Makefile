@@ -8,10 +8,10 @@ CHOSEN := $(if $(filter command environment,$(firstword $(origin PYTHON))),--cho
 CHECKED := mnistdist tests tools benchmarks $(wildcard book/*.ipynb) $(wildcard book/*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help install book test lab record bench lint lock clean
+.PHONY: help install book test lab record bench experiments lint lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: ## make .venv with the locked packages and this project (PYTHON=python3.12 to choose a Python)
 	@command -v $(PYTHON) > /dev/null || { echo "No $(PYTHON) here: install Python 3.10 to 3.13, or name yours: make PYTHON=/path/to/python"; exit 1; }
@@ -29,8 +29,12 @@ lab: install ## open the book in JupyterLab
 record: install ## run all notebooks afresh and store their outputs (NB=book/quickstart.ipynb for one)
 	@$(PY) -m tools.record $(NB)
 
-bench: install ## measure how long a cluster takes to start, restart and stop
+bench: install ## measure start-up, updates a second and seconds to 97%, as ratios taken in one run
 	$(PY) -m benchmarks.startup
+	$(PY) -m benchmarks.throughput
+
+experiments: install ## measure anew what the chapter "Async or sync" reports (about half an hour, alone on the machine)
+	$(PY) -m tools.experiments
 
 lint: install ## check style and formatting
 	$(PY) -m ruff check $(CHECKED)

@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Cluster": "cluster",
     "ClusterStartError": "errors",
+    "DataError": "datasets",
     "DataSet": "datasets",
     "Datasets": "datasets",
     "Graph": "model",

@@ -6,8 +6,8 @@ training loop of the project: the notebooks, the command line and the tests call
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -28,23 +28,25 @@ class Replica:
     Attributes:
         graph: The ``tf.Graph``.
         model: What ``build_graph()`` returned.
+        parameters: The trainable parameters as tensors, by name.
         global_step: The shared counter of updates (asynchronous) or rounds (synchronous), int64, on the first ps.
-        before: The global step as it is before the parameters are read, an int64 scalar.
-        after: The global step that this worker's update made, an int64 scalar; running it runs the update.
         uninitialized: Names of the shared variables that have no value yet.
         local_init: Op that initialises what each worker keeps for itself.
-        sync: The ``SyncReplicasOptimizer``, or None in asynchronous training.
-        init_tokens: Op that puts the first tokens into its queue, for worker 0 to run; else None.
+        advance: ``advance(session, dataset, batch_size, left, timeout)`` makes one step, or several of those ``left``
+            in a single run, of at most ``timeout`` seconds each (None for any); returns (global step before the
+            parameters were read, global step that the update made, start, end, loss) of each.
+        queue_runner: In synchronous training what worker 0 runs to merge gradients into updates; else None.
+        init_tokens: Op that puts the first tokens into its queue, likewise.
     """
 
     graph: tf.Graph
     model: Graph
+    parameters: dict
     global_step: tf.Variable
-    before: tf.Tensor
-    after: tf.Tensor
     uninitialized: tf.Tensor
     local_init: tf.Operation
-    sync: Any = None
+    advance: Callable
+    queue_runner: tf.train.QueueRunner | None = None
     init_tokens: tf.Operation | None = None
 
 
@@ -93,22 +95,36 @@ def build_replica(
         tf.set_random_seed(seed)
         global_step = tf.train.get_or_create_global_step()
         model = build_graph()
+        parameters = {variable.op.name: variable for variable in tf.trainable_variables()}
         before = read_before_pull(global_step, model.loss)
         local_init = tf.group(tf.local_variables_initializer(), tf.tables_initializer())
-        opt = optimizer(learning_rate)
-        if not sync:
+        opt, queue_runner, tokens = optimizer(learning_rate), None, None
+        if sync:
+            workers = len(cluster_spec["worker"])
+            opt = tf.train.SyncReplicasOptimizer(opt, replicas_to_aggregate or workers, total_num_replicas=workers)
+            # Running this hands the gradients in and waits for a token, on which the number of rounds is written.
+            after = tf.identity(opt.minimize(model.loss, global_step), name="global_step_after")
+        else:
             after = count_update(global_step, opt.apply_gradients(opt.compute_gradients(model.loss)))
-            uninitialized = tf.report_uninitialized_variables(tf.global_variables())
-            return Replica(graph, model, global_step, before, after, uninitialized, local_init)
-
-        workers = len(cluster_spec["worker"])
-        opt = tf.train.SyncReplicasOptimizer(opt, replicas_to_aggregate or workers, total_num_replicas=workers)
-        # Running this hands the gradients in and waits for a token, on which the number of rounds so far is written.
-        after = tf.identity(opt.minimize(model.loss, global_step), name="global_step_after")
         uninitialized = tf.report_uninitialized_variables(tf.global_variables())
-        local_init = tf.group(local_init, opt.chief_init_op if task_index == 0 else opt.local_step_init_op)
-        tokens = opt.get_init_tokens_op()
-        return Replica(graph, model, global_step, before, after, uninitialized, local_init, opt, tokens)
+        if sync:
+            local_init = tf.group(local_init, opt.chief_init_op if task_index == 0 else opt.local_step_init_op)
+            queue_runner, tokens = opt.get_chief_queue_runner(), opt.get_init_tokens_op()
+        advance = one_step(model, before, after)
+        return Replica(graph, model, parameters, global_step, uninitialized, local_init, advance, queue_runner, tokens)
+
+
+def one_step(model, before, after):
+    """The ``advance`` of a replica that is fed one batch a run."""
+
+    def advance(session, dataset, batch_size, left, timeout):
+        images, labels = dataset.next_batch(batch_size)
+        options = tf.RunOptions(timeout_in_ms=int(1000 * timeout)) if timeout else None
+        start = time.monotonic()
+        values = session.run([before, after, model.loss], {model.x: images, model.y_: labels}, options)
+        return [(*values[:2], start, time.monotonic(), values[2])]
+
+    return advance
 
 
 def read_before_pull(global_step, loss):
@@ -130,16 +146,18 @@ def read_before_pull(global_step, loss):
     return before
 
 
-def count_update(global_step, update):
-    """Add one to the global step after ``update``; the result is the number that this very update has got.
+def count_update(global_step, update, times=1):
+    """Add one (``times``) to the global step after ``update``; the result is the number that this very update has got.
 
     ``assign_add`` and a read are two operations, between which another worker may count: two workers would read the
     same number, and none the one between. Counting up and reading in a single op, no two get the same.
     """
-    with tf.control_dependencies([update]), tf.device(global_step.device):
+    with tf.device(global_step.device):
         limit = np.iinfo(np.int64).max
-        earlier = tf.raw_ops.ResourceCountUpTo(resource=global_step.handle, limit=limit, T=tf.int64)
-        return tf.add(earlier, 1, name="global_step_after")
+        for _ in range(times):
+            with tf.control_dependencies([update]):
+                update = tf.raw_ops.ResourceCountUpTo(resource=global_step.handle, limit=limit, T=tf.int64)
+        return tf.add(update, 1, name="global_step_after")
 
 
 def train_loop(session, replica, dataset, *, task_index, steps, batch_size=100, timeout=None, on_step=None):
@@ -151,34 +169,29 @@ def train_loop(session, replica, dataset, *, task_index, steps, batch_size=100, 
         dataset: Has ``next_batch(batch_size)``, which gives images and one-hot labels.
         task_index: Which worker this is.
         steps: Updates of all workers together (asynchronous), or rounds (synchronous). Workers that are in a step as
-            the last one is counted finish theirs: in asynchronous training up to ``workers - 1`` more.
+            the last one is counted finish theirs: in asynchronous training up to ``workers - 1`` more; in the fast
+            design, for each worker that was held up while others went on, up to ``steps_per_run`` more.
         batch_size: Examples a step.
         timeout: Seconds that one step may take; None for any. ``tf.errors.DeadlineExceededError`` after that.
         on_step: Called with each record.
     """
-    model, records = replica.model, []
-    options = tf.RunOptions(timeout_in_ms=int(1000 * timeout)) if timeout else None
-    after = session.run(replica.global_step)
+    records, after = [], session.run(replica.global_step)
     while after < steps:
-        images, labels = dataset.next_batch(batch_size)
-        start = time.monotonic()
         try:
-            before, after, loss = session.run(
-                [replica.before, replica.after, model.loss], {model.x: images, model.y_: labels}, options
-            )
+            made = replica.advance(session, dataset, batch_size, steps - after, timeout)
         except tf.errors.OutOfRangeError:
-            if replica.sync is None:
+            if replica.queue_runner is None:
                 raise
             # The chief has ended, and closed the queue of tokens.
             after = session.run(replica.global_step)
             if after < steps and task_index > 0:
                 raise ConnectionError(f"worker:0, the chief, ended in round {after} of {steps}") from None
             break
-        end = time.monotonic()
-        record = StepRecord(task_index, len(records) + 1, int(before), int(after), start, end, float(loss))
-        records.append(record)
-        if on_step is not None:
-            on_step(record)
+        for before, after, start, end, loss in made:
+            record = StepRecord(task_index, len(records) + 1, int(before), int(after), start, end, float(loss))
+            records.append(record)
+            if on_step is not None:
+                on_step(record)
     return records
 
 
@@ -195,6 +208,7 @@ def run_worker(
     step_timeout=None,
     on_step=None,
     say=lambda line: None,
+    design="fast",
     **replica_options,
 ):
     """Be a worker from start to end: build, wait for the others, train, evaluate. Returns a :class:`WorkerResult`.
@@ -212,13 +226,19 @@ def run_worker(
         step_timeout: Seconds that one step may take; None for any.
         on_step: Called with each :class:`StepRecord`.
         say: Called with the lines that the text's program prints.
-        **replica_options: Further arguments of :func:`build_replica`.
+        design: ``"fast"`` (:mod:`mnistdist.flat_graph`), or ``"listing"``: :func:`build_replica`.
+        **replica_options: Further arguments of the function that builds the replica.
 
     Raises:
         TimeoutError: a ps, worker 0 or, with ``step_timeout``, the rest of a round did not come in time.
         ConnectionError: a ps has gone, or worker 0 of a synchronous training.
     """
-    replica = build_replica(cluster_spec, task_index, **replica_options)
+    if design == "fast":
+        from mnistdist.flat_graph import build_flat_replica
+
+        replica = build_flat_replica(cluster_spec, task_index, train_set=data.train, **replica_options)
+    else:
+        replica = build_replica(cluster_spec, task_index, **replica_options)
     with worker_session(
         replica, target, cluster_spec, task_index, logdir=logdir, wait_timeout=wait_timeout, say=say
     ) as session:

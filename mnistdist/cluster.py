@@ -16,6 +16,8 @@ from mnistdist.network import listing_addresses, loopback_addresses, private_net
 from mnistdist.nursery import identity
 from mnistdist.processes import Processes
 
+_started = []  # weak references to the clusters that run, the one with the magics last
+
 
 @dataclass(frozen=True)
 class Task:
@@ -23,6 +25,11 @@ class Task:
 
     ``address`` is host:port, ``device`` a name such as ``core 1`` or ``GPU 0``, ``engine`` the ipyparallel engine id:
     a worker's is its index; the ps follow.
+
+    Example::
+
+        for task in cluster.tasks:
+            print(task.name, task.address, task.device)
     """
 
     job: str
@@ -120,7 +127,7 @@ class Cluster:
 
     @property
     def all(self):
-        """View of all tasks: the workers, then the ps."""
+        """View of all tasks, first the workers, then the ps."""
         return self._view(self._engines)
 
     def __getitem__(self, task):
@@ -195,15 +202,24 @@ class Cluster:
         except BaseException:
             self.stop()
             raise
+        self._activate()
+        return self
+
+    def _activate(self):
+        """Give this cluster the ``%%px`` magics, until another one starts, or again when that one has stopped."""
+        _started[:] = [*(cluster for cluster in _started if cluster() not in (self, None)), weakref.ref(self)]
         views = {"": self.all, "_ps": self.ps, "_worker": self.workers}
         activate_magics(views | {f"_{job}{index}": self[job, index] for job, index in self._engines})
-        return self
 
     def stop(self):
         """End every process of the cluster and remove its files. Does nothing when it does not run."""
         if self.client is not None:
             self.client.close(linger=0)
             self.client = None
+            last = _started[-1]() if _started else None
+            _started[:] = [cluster for cluster in _started if cluster() not in (self, None)]
+            if last is self and _started and _started[-1]().status == "running":
+                _started[-1]()._activate()
         if self._processes is not None:
             self._processes.close()
 

@@ -81,6 +81,11 @@ class DataSet:
         return self._labels
 
     @property
+    def stored(self):
+        """``(images, labels)`` as they are kept: images may be uint8, 0 to 255, of shape (N, pixels)."""
+        return self._images, self._labels
+
+    @property
     def num_examples(self):
         """How many images there are."""
         return len(self._images)
@@ -110,11 +115,12 @@ class DataSet:
         Raises:
             ValueError: ``batch_size`` is less than 1, or the set is empty.
         """
-        rows = self._next_rows(operator.index(batch_size), shuffle)
+        rows = self.next_rows(batch_size, shuffle=shuffle)
         return _scaled(self._images[rows]), self._labels[rows]
 
-    def _next_rows(self, count, shuffle):
-        """The row numbers of the next ``count`` examples."""
+    def next_rows(self, batch_size, *, shuffle=True):
+        """The row numbers of the next ``batch_size`` examples, int64, as :meth:`next_batch` draws them."""
+        count = operator.index(batch_size)
         if count < 1:
             raise ValueError(f"batch_size: expected at least 1, got {count}")
         if not self.num_examples:
@@ -142,7 +148,14 @@ class DataSet:
 
 
 class Datasets(NamedTuple):
-    """The three ``DataSet`` objects that ``read_data_sets`` returns."""
+    """The three ``DataSet`` objects that ``read_data_sets`` returns.
+
+    Example::
+
+        mnist = read_data_sets(one_hot=True)
+        few = Datasets(*(DataSet(part.images[:600], part.labels[:600]) for part in mnist))
+        train(cluster, steps=50, data=few)
+    """
 
     train: DataSet
     validation: DataSet

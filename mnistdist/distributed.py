@@ -104,7 +104,7 @@ def _work(flags, spec):
 
     left = max(flags.wait_timeout - (time.monotonic() - started), 1)
     try:
-        wait_for_ps(spec, left, on_wait)
+        wait_for_ps(spec, left, on_wait, limit=flags.wait_timeout)
     except TimeoutError as error:
         raise TimeoutError(f"{error}: is it running, and is its address in --ps_hosts right?") from None
     with Presence(target, spec, index, flags.wait_timeout) as presence:
@@ -121,6 +121,7 @@ def _work(flags, spec):
             replicas_to_aggregate=flags.replicas_to_aggregate,
             device=device,
             seed=flags.seed,
+            design=flags.design,
             logdir=flags.logdir,
             wait_timeout=flags.wait_timeout,
             step_timeout=flags.wait_timeout,

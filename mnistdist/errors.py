@@ -27,6 +27,13 @@ class ClusterStartError(RuntimeError):
 
     Attributes: ``ready`` and ``expected`` (numbers of tasks), ``timeout`` (seconds), ``log`` (the last lines that the
     cluster's processes wrote) and ``hint`` (what to do).
+
+    Example::
+
+        try:
+            Cluster(timeout=0.01).start()
+        except ClusterStartError as error:
+            print(error.ready, "of", error.expected, "tasks:", error.hint)
     """
 
     def __init__(self, reason, *, ready, expected, timeout, log=(), hint=""):
@@ -45,6 +52,16 @@ class TaskFailed(RuntimeError):
     """A task of a running cluster ended, or its code raised.
 
     Attributes: ``task`` (the name, ``worker:1``), ``reason``, ``log`` (its last log lines) and ``hint``.
+
+    Example::
+
+        def fail(record):
+            raise MemoryError("made up")
+
+        try:
+            train(cluster, steps=100, on_step=fail)
+        except TaskFailed as error:
+            print(error.task, error.reason)
     """
 
     def __init__(self, task, reason, *, log=(), hint=""):

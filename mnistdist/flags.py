@@ -23,6 +23,7 @@ FLAGS = (
     ("boolean", "existing_servers", False, "Use servers that run at the workers' addresses; start none."),
     ("integer", "seed", None, "Makes the initial weights, and each worker's order of batches, repeatable."),
     ("string", "logdir", None, "Where worker 0 keeps checkpoints, and continues from the latest. Default: nowhere."),
+    ("string", "design", "fast", "fast, or listing: a variable each, a fed batch and a run a step, as in the text."),
     ("integer", "log_every", 100, "A step in so many is printed."),
     ("float", "wait_timeout", 60.0, "Seconds to wait for a ps, for worker 0, and for a step to be done."),
     ("float", "ps_linger", 30.0, "Seconds for which a ps waits for workers of which it hears nothing any more."),
@@ -85,6 +86,8 @@ def check(flags):
             f"--task_index: there is no {flags.job_name} task {flags.task_index}: --{flags.job_name}_hosts "
             f"names {tasks}, from 0 to {tasks - 1}"
         )
+    if flags.design not in ("fast", "listing"):
+        raise UsageError(f"--design: expected fast or listing, got {flags.design!r}")
     for name in _AT_LEAST_ONE:
         if flags[name].value is not None and flags[name].value < 1:
             raise UsageError(f"--{name}: expected 1 or more, got {flags[name].value}")

@@ -34,7 +34,17 @@ _INSTEAD = "name an empty or new directory to have MNIST written there"
 
 
 class DataError(ValueError):
-    """A data file or directory is not what it should be; says which, what was expected and what was found."""
+    """A data file or directory is not what it should be; says which, what was expected and what was found.
+
+    Example::
+
+        Path("damaged").mkdir()
+        Path("damaged", "train-images-idx3-ubyte").write_bytes(b"too short")
+        try:
+            read_data_sets("damaged")
+        except DataError as error:
+            print(error)
+    """
 
 
 def embedded_files():

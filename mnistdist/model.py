@@ -26,6 +26,22 @@ class Graph:
         y: Predicted probabilities, float32 of shape (batch, classes).
         loss: What training minimises, a float32 scalar.
         accuracy: Share of the batch whose most probable class is the labelled one, a float32 scalar.
+
+    Example::
+
+        def softmax_regression():
+            import tensorflow.compat.v1 as tf
+            from mnistdist import Graph
+
+            weights = tf.get_variable("weights", [784, 10], initializer=tf.zeros_initializer())
+            x = tf.placeholder(tf.float32, [None, 784])
+            y_ = tf.placeholder(tf.float32, [None, 10])
+            logits = tf.matmul(x, weights)
+            loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits_v2(labels=y_, logits=logits))
+            right = tf.equal(tf.argmax(logits, 1), tf.argmax(y_, 1))
+            return Graph(x, y_, tf.nn.softmax(logits), loss, tf.reduce_mean(tf.cast(right, tf.float32)))
+
+        train(cluster, steps=100, build_graph=softmax_regression)
     """
 
     x: tf.Tensor

@@ -77,11 +77,12 @@ def port_in_use(address):
     return False
 
 
-def wait_for_address(address, timeout, *, what="the server", on_wait=None):
+def wait_for_address(address, timeout, *, what="the server", on_wait=None, limit=None):
     """Wait until something accepts connections at ``address``.
 
     ``on_wait(seconds_left)`` is called about once a second meanwhile. After ``timeout`` seconds: ``TimeoutError``
-    naming ``what`` and the address. A session that is created before its servers are up waits for ever; so ask first.
+    naming ``what``, the address and the time: ``limit``, if the caller had more of it before (default: ``timeout``). A
+    session that is created before its servers are up waits for ever; so ask first.
     """
     host, port = parse_address(address)
     deadline = time.monotonic() + timeout
@@ -90,7 +91,7 @@ def wait_for_address(address, timeout, *, what="the server", on_wait=None):
     while True:
         left = deadline - time.monotonic()
         if left <= 0:
-            raise TimeoutError(f"{what} at {address} did not answer within {timeout:g} s ({why})")
+            raise TimeoutError(f"{what} at {address} did not answer within {limit or timeout:g} s ({why})")
         try:
             with socket.create_connection((host, port), timeout=min(left, 1.0)):
                 return

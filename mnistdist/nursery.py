@@ -125,6 +125,7 @@ def main():
             # of that end may live on in a process that the client forked). Losing a child ends the cluster too.
             while os.getppid() == client:
                 ready = {key.fd for key, _ in selector.select(timeout=1)}
+                _drain(exits)
                 if 0 in ready or (exits in ready and list(_reap())):
                     break
     finally:
@@ -145,6 +146,7 @@ def _end_group(group):
 
 def _run_forked(body):
     """Run the body of a forked child and never return into the parent's code."""
+    signal.set_wakeup_fd(-1)  # the pipe is the parent's: news of this process's own children are not for it
     status = 1
     try:
         body()
@@ -247,7 +249,6 @@ def redirect_output(path):
 def _become_task(settings, request, nursery):
     """Turn a forked copy of the nursery into one task: environment, cores, server, engine. Never returns."""
     global _identity
-    signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with(nursery)

@@ -4,22 +4,9 @@ An op's ``device`` is a request, often a partial one. TensorFlow's placer settle
 the op, and the ops that carry a tensor from one task to another appear only then.
 """
 
-from typing import NamedTuple
-
 import tensorflow.compat.v1 as tf
 
-
-class Placement(NamedTuple):
-    """One op: its name and type, the device that was ``requested`` (may be empty or partial), and the ``actual`` one.
-
-    ``requested`` is None for an op that TensorFlow added by itself, such as a ``_Send``; ``actual`` is None for one
-    that was not run.
-    """
-
-    name: str
-    op: str
-    requested: str | None
-    actual: str | None
+from mnistdist.results import Placement
 
 
 def worker_device(task_index, device="cpu:0"):

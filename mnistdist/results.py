@@ -43,3 +43,16 @@ class SharedModel(NamedTuple):
     validation: Evaluation | None
     test: Evaluation | None
     probabilities: np.ndarray | None
+
+
+class Placement(NamedTuple):
+    """One op: its name and type, the device that was ``requested`` (may be empty or partial), and the ``actual`` one.
+
+    ``requested`` is None for an op that TensorFlow added by itself, such as a ``_Send``; ``actual`` is None for one
+    that was not run.
+    """
+
+    name: str
+    op: str
+    requested: str | None
+    actual: str | None

@@ -80,10 +80,11 @@ def session_config(task_index):
     return tf.ConfigProto(allow_soft_placement=True, device_filters=["/job:ps", f"/job:worker/task:{task_index}"])
 
 
-def wait_for_ps(cluster_spec, timeout, on_wait=None):
+def wait_for_ps(cluster_spec, timeout, on_wait=None, *, limit=None):
     """Wait until every ps accepts connections; ``TimeoutError`` names the first that does not within ``timeout`` s.
 
     ``on_wait(what, address, seconds_left)`` is called about once a second for the one that is waited for.
+    ``limit`` is what the error gives as the time, if ``timeout`` is what is left of it (default: ``timeout``).
     """
     deadline = time.monotonic() + timeout
     for index, address in enumerate(cluster_spec["ps"]):
@@ -93,7 +94,8 @@ def wait_for_ps(cluster_spec, timeout, on_wait=None):
             if on_wait is not None:
                 on_wait(what, address, left)
 
-        wait_for_address(address, max(round(deadline - time.monotonic(), 1), 0.1), what=what, on_wait=tell)
+        left = max(deadline - time.monotonic(), 0.1)
+        wait_for_address(address, left, what=what, on_wait=tell, limit=limit or timeout)
 
 
 def within(seconds, function, complaint):
@@ -142,10 +144,9 @@ def _open(supervisor, replica, target, task_index, wait_timeout, say):
     say(f"Worker {task_index}: Session initialization complete.")
     if chief and supervisor.save_path:
         supervisor.start_standard_services(session)
-    if chief and replica.sync is not None:
+    if chief and replica.queue_runner is not None:
         say("Starting chief queue runner and running init_tokens_op")
-        with replica.graph.as_default():
-            supervisor.start_queue_runners(session, [replica.sync.get_chief_queue_runner()])
+        supervisor.start_queue_runners(session, [replica.queue_runner])
         session.run(replica.init_tokens)
     return session
 
@@ -174,6 +175,7 @@ def _close(supervisor, session):
 def _explanation(error, cluster_spec):
     """The error that says what TensorFlow's error means for the cluster; None if it is about something else."""
     gone = []
+    time.sleep(0.5)  # a process that is ending accepts connections to its last moment
     for index, address in enumerate(cluster_spec["ps"]):
         try:
             wait_for_address(address, 1, what=f"ps:{index}")

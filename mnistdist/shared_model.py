@@ -3,22 +3,22 @@
 import tensorflow.compat.v1 as tf
 
 from mnistdist.between_graph import build_replica
+from mnistdist.flat_graph import build_flat_replica
 from mnistdist.model import evaluate
 from mnistdist.results import SharedModel
 from mnistdist.sessions import session_config
 
 
-def read_shared_model(target, cluster_spec, task_index, *, data, **replica_options):
+def read_shared_model(target, cluster_spec, task_index, *, data, design="fast", **replica_options):
     """Read and evaluate the variables that a training has left on the ps tasks, without changing them.
 
     Takes arguments of :func:`mnistdist.between_graph.run_worker`; ``build_graph`` and ``container`` are those of the
     training. Returns a :class:`SharedModel`.
     """
-    replica = build_replica(cluster_spec, task_index, **replica_options)
-    with replica.graph.as_default():
-        trainable = {variable.op.name: variable for variable in tf.trainable_variables()}
+    build = build_flat_replica if design == "fast" else build_replica
+    replica = build(cluster_spec, task_index, **replica_options)
     with tf.Session(target, graph=replica.graph, config=session_config(task_index)) as session:
-        step, variables = session.run([replica.global_step, trainable])
+        step, variables = session.run([replica.global_step, replica.parameters])
         evaluations = [part and evaluate(session, replica.model, part) for part in (data.validation, data.test)]
         y = session.run(replica.model.y, {replica.model.x: data.test.images}) if data.test is not None else None
     return SharedModel(int(step), variables, *evaluations, y)

@@ -24,6 +24,14 @@ class StepRecord(NamedTuple):
         start, end: Seconds, by ``time.monotonic()``. On Linux and macOS it is one clock for all processes of a
             machine, so the steps of different workers can be laid side by side; it says nothing across machines.
         loss: Loss of this step's batch, on the parameters that were pulled.
+
+    Example::
+
+        def on_step(record):  # runs in the worker
+            if record.local_step == 10:
+                print(record.worker, record.global_step_after, record.loss)
+
+        train(cluster, steps=50, on_step=on_step)
     """
 
     worker: int
@@ -35,14 +43,15 @@ class StepRecord(NamedTuple):
     loss: float
 
 
-def to_frame(records: Iterable[StepRecord], *, sync: bool = False) -> pd.DataFrame:
+def to_frame(records: Iterable[StepRecord], *, sync: bool = False, local_steps: int = 1) -> pd.DataFrame:
     """Puts the records of a run into a table, one row a step, in the order in which the steps ended.
 
     The columns are those of :class:`StepRecord`, with ``start`` and ``end`` counted from the run's first start, and
     ``staleness`` (nullable integer).
 
     Asynchronous: staleness is the number of updates that others made to the parameters between this step's pull
-    and its push, ``global_step_after - global_step_before - 1``. It is an upper bound, by at most the updates that
+    and its push, ``global_step_after - global_step_before - 1`` (``- local_steps``, if each record is a push of the
+    change that so many local steps made; an update is then a batch). It is an upper bound, by at most the updates that
     fall between reading the counter and pulling, or between pushing and reading it again. Where the counter did
     not rise (the ps was restarted during the step), it is missing.
 
@@ -69,7 +78,7 @@ def to_frame(records: Iterable[StepRecord], *, sync: bool = False) -> pd.DataFra
             "take both times from time.monotonic()"
         )
     passed = (frame["global_step_after"] - frame["global_step_before"]).astype("Int64")
-    frame["staleness"] = (passed - 1).where((passed > 0) & (not sync))
+    frame["staleness"] = (passed - local_steps).where((passed > 0) & (not sync))
     frame[["start", "end"]] -= frame["start"].min()
     return frame.sort_values("end", kind="stable", ignore_index=True)
 

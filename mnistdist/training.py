@@ -15,6 +15,7 @@ from mnistdist.datasets import DataSet, Datasets, read_data_sets
 from mnistdist.errors import TaskFailed, describe_exit
 
 _runs = itertools.count(1)
+STEPS_PER_RUN = 8
 
 
 def train(
@@ -31,6 +32,9 @@ def train(
     seed=None,
     on_step=None,
     step_timeout=60,
+    design="fast",
+    local_steps=1,
+    steps_per_run=None,
 ):
     """Train a model on a cluster, one client a worker (between-graph replication), and evaluate what it has learned.
 
@@ -50,6 +54,14 @@ def train(
             interleave is not.
         on_step: Called in the worker with each :class:`~mnistdist.StepRecord`, between steps.
         step_timeout: Seconds that one step may take before the training fails; None for any.
+        design: ``"fast"``: all parameters as one vector, batches made on the worker, several steps in one run of the
+            session (the chapter "Where a step goes"); ``"listing"``: a variable each, a fed batch and a run a step.
+            What is computed is the same: every batch is one update.
+        local_steps: Fast design, asynchronous: so many steps on a worker's own parameters before it pushes the change
+            that they made, divided by the number of workers. More than 1 changes what is computed: far fewer messages
+            for more staleness. A record is then one push; the global step still counts batches.
+        steps_per_run: Fast design: how many steps, each with its own pull and push, one run of the session makes.
+            None for 8, or 1 if there is an ``on_step``, which is called between runs.
 
     Returns:
         A :class:`Run`.
@@ -57,12 +69,25 @@ def train(
     Raises:
         ValueError: for a number out of range.
         TaskFailed: if a task ends or raises. It, and an interrupt, leave the cluster restarted: fresh and usable.
+
+    Example::
+
+        with Cluster(ps=1, workers=2) as cluster:
+            run = train(cluster, steps=200, sync=True, seed=1)
+            print(run.test.accuracy)
     """
     workers = len(cluster.workers)
-    for name, value in (("steps", steps), ("batch_size", batch_size), ("replicas_to_aggregate", replicas_to_aggregate)):
-        optional = name == "replicas_to_aggregate" and value is None
-        if not optional and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
+    counts = {"steps": steps, "batch_size": batch_size, "local_steps": local_steps}
+    optional = {"replicas_to_aggregate": replicas_to_aggregate, "steps_per_run": steps_per_run}
+    for name, value in (counts | {name: value for name, value in optional.items() if value is not None}).items():
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
             raise ValueError(f"{name}: expected an int of 1 or more, got {value!r}")
+    if design not in ("fast", "listing"):
+        raise ValueError(f"design: expected 'fast' or 'listing', got {design!r}")
+    if design == "listing" and (local_steps != 1 or steps_per_run is not None):
+        raise ValueError("local_steps and steps_per_run need design='fast': the listing's makes one step a run")
+    if sync and local_steps != 1:
+        raise ValueError(f"local_steps={local_steps} needs sync=False: a round takes one gradient of each batch")
     if replicas_to_aggregate is not None and not sync:
         raise ValueError(f"replicas_to_aggregate={replicas_to_aggregate} needs sync=True: there are no rounds without")
     if isinstance(data, (str, os.PathLike)):
@@ -70,7 +95,10 @@ def train(
         read_data_sets(data)  # complains here of what is wrong with it, and fills it when it is empty
 
     replica_options = {"learning_rate": learning_rate, "sync": sync, "replicas_to_aggregate": replicas_to_aggregate}
-    replica_options |= {"seed": seed, "container": f"train-{os.getpid()}-{next(_runs)}"}
+    replica_options |= {"seed": seed, "container": f"train-{os.getpid()}-{next(_runs)}", "design": design}
+    if design == "fast":
+        replica_options["local_steps"] = local_steps
+        replica_options["steps_per_run"] = steps_per_run or (1 if on_step else STEPS_PER_RUN)
     replica_options |= {k: v for k, v in (("build_graph", build_graph), ("optimizer", optimizer)) if v is not None}
     run_options = {"steps": int(steps), "batch_size": int(batch_size), "on_step": on_step, "step_timeout": step_timeout}
     try:
@@ -80,7 +108,7 @@ def train(
         if cluster.status in ("running", "failed"):
             cluster.restart()  # the other workers may be in the middle of a step, which nothing interrupts
         raise
-    return Run(sync=sync, results=results, model=shared)
+    return Run(sync=sync, results=results, model=shared, local_steps=local_steps)
 
 
 @dataclass(frozen=True)
@@ -91,18 +119,27 @@ class Run:
         sync: Whether it was synchronous.
         results: A :class:`~mnistdist.results.WorkerResult` a worker, in the order of their index.
         model: The :class:`~mnistdist.results.SharedModel` that was on the ps tasks when all had ended.
+        local_steps: Batches that each push stands for.
+
+    Example::
+
+        run = train(cluster, steps=200)
+        print(run.global_step, run.test.accuracy, run.steps.staleness.mean())
+        run.save("model.npz")
     """
 
     sync: bool
     results: list = field(repr=False)
     model: object = field(repr=False)
+    local_steps: int = field(default=1, repr=False)
 
     @cached_property
     def steps(self):
         """Every step of every worker, as :func:`mnistdist.steps.to_frame` has it."""
         from mnistdist.steps import to_frame
 
-        return to_frame([record for result in self.results for record in result.steps], sync=self.sync)
+        records = [record for result in self.results for record in result.steps]
+        return to_frame(records, sync=self.sync, local_steps=self.local_steps)
 
     @property
     def global_step(self):
@@ -111,7 +148,7 @@ class Run:
 
     @property
     def validation(self):
-        """Loss and accuracy on the validation set, once all workers had ended: an ``Evaluation``."""
+        """Loss and accuracy on the validation set, once all workers had ended (an ``Evaluation``)."""
         return self.model.validation
 
     @property
@@ -121,14 +158,14 @@ class Run:
 
     @property
     def predictions(self):
-        """The class that the model gives each test example: int64 of shape (examples,)."""
+        """The class that the model gives each test example, int64 of shape (examples,)."""
         return self.model.probabilities.argmax(axis=1)
 
     def plot_loss(self):
         """Figure of the loss against steps and against seconds."""
         from mnistdist.plots import loss_curves
 
-        return loss_curves({"sync" if self.sync else "async": self.steps})
+        return loss_curves({"": self.steps})
 
     def plot_timeline(self, **options):
         """Figure of who was in a step when; see :func:`mnistdist.plots.timeline` for the options."""
@@ -165,6 +202,17 @@ def restore(session, path):
 
     Args: a ``tf.Session``, in one process or on a cluster, whose graph has the same trainable variables; the path.
     Raises ``ValueError`` when names or shapes differ, naming them.
+
+    Example::
+
+        import tensorflow.compat.v1 as tf
+        from mnistdist.model import build_model, evaluate
+
+        train(cluster, steps=100).save("model.npz")
+        with tf.Graph().as_default(), tf.Session() as session:
+            model = build_model()
+            restore(session, "model.npz")
+            print(evaluate(session, model, read_data_sets(one_hot=True).test))
     """
     import tensorflow.compat.v1 as tf
 
@@ -227,7 +275,9 @@ def _failure(cluster, index, answer):
 def _someone_watches():
     if os.environ.get("MNISTDIST_PROGRESS") == "0":
         return False
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
+    from IPython import get_ipython
+
+    return sys.stderr.isatty() or hasattr(get_ipython(), "kernel")  # a terminal, or a notebook
 
 
 # ------------------------------------------------------------------------------------- in the tasks

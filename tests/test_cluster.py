@@ -51,6 +51,19 @@ def test_tasks_are_real_processes_that_know_who_they_are(cluster):
     assert cluster.workers.apply_sync(add_across) == [3.0, 3.0]
 
 
+def test_an_idle_cluster_uses_no_processor(cluster):
+    tree = psutil.Process(cluster._processes._keeper.pid)
+    tree = [tree, *tree.children(recursive=True)]
+    assert {task.pid for task in cluster.tasks} < {process.pid for process in tree}
+
+    def used():
+        return sum(sum(process.cpu_times()[:2]) for process in tree)
+
+    before, start = used(), time.monotonic()
+    time.sleep(2)
+    assert (used() - before) / (time.monotonic() - start) < 0.2  # of one core; a process that spins uses all of it
+
+
 def test_tasks_see_the_environment_and_cores_of_their_pin(cluster):
     def seen():
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
@@ -261,7 +274,8 @@ def test_importing_the_package_loads_neither_tensorflow_nor_ipyparallel(run_pyth
 
 
 CLIENT = """
-    import os, sys, time
+    import os, signal, sys, time
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background has it ignored
     from mnistdist import Cluster
     cluster = Cluster(ps=1, workers=2)
     print("starting", flush=True)
@@ -323,3 +337,22 @@ def test_losing_any_part_of_the_tree_ends_it_whole(victim):
         with pytest.raises(RuntimeError, match="processes have gone"):
             cluster.restart()
     assert not folder.exists()
+
+
+def test_the_magics_are_the_last_started_clusters_and_then_the_one_befores_again(run_python):
+    client = run_python(
+        """
+        from IPython.core.interactiveshell import InteractiveShell
+        from mnistdist import Cluster
+
+        shell = InteractiveShell.instance()
+        with Cluster(ps=1, workers=1, servers=False) as first:
+            with Cluster(ps=1, workers=2, servers=False) as second:
+                shell.run_cell_magic("px_worker", "", "mine = 2")
+                print(second.workers["mine"])
+            shell.run_cell_magic("px_worker", "", "mine = 1")
+            print(first.workers["mine"])
+        """
+    )
+    out, err = client.communicate(timeout=120)
+    assert [line for line in out.splitlines() if line.startswith("[")] == ["[2, 2]", "[1]"], err

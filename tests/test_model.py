@@ -64,7 +64,8 @@ def test_a_replica_keeps_variables_on_the_ps_and_the_rest_on_its_worker(sync):
 @pytest.mark.parametrize("sync", [False, True])
 def test_every_parameter_is_read_after_the_global_step(sync):
     replica = build_replica(SPEC, 0, sync=sync)
-    after = {op for op in replica.graph.get_operations() if replica.before.op in op.control_inputs}
+    before = replica.graph.get_operation_by_name("global_step_before")
+    after = {op for op in replica.graph.get_operations() if before in op.control_inputs}
     assert sorted(op.inputs[0].op.name for op in after) == ["hid_b", "hid_w", "sm_b", "sm_w"]
     assert {op.type for op in after} == {"ReadVariableOp"}
 

@@ -1,7 +1,9 @@
 """The tools behind make: the installer's plain messages, recording, sanitizing, the buttons of the pages."""
 
 import importlib.util
+import platform
 import re
+import socket
 from types import SimpleNamespace
 
 import nbformat
@@ -9,8 +11,10 @@ import pytest
 from book_rules import SANITIZERS
 from nbclient.exceptions import DeadKernelError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from pygments.token import Token
 
 from tools import book_extension, install, record
+from tools.environment import environment
 
 
 @pytest.fixture
@@ -237,3 +241,22 @@ def test_an_unknown_chapter_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("MNISTDIST_BOOK_EXECUTE", "nothing")
     with pytest.raises(ValueError, match="MNISTDIST_BOOK_EXECUTE=nothing: expected all, none or one of"):
         book_extension.choose_executed(SimpleNamespace(srcdir=tmp_path), SimpleNamespace())
+
+
+def test_the_environment_names_versions_and_no_machine():
+    rows = dict(environment())
+    assert rows["Python"] == platform.python_version()
+    assert rows["tensorflow"].startswith("2.21")
+    assert int(rows["logical cores that may be used"]) >= 1
+    assert all(isinstance(value, str) and value for value in rows.values())
+    assert socket.gethostname() not in " ".join(rows.values())
+
+
+def test_cells_that_run_in_the_tasks_are_coloured_as_python():
+    tokens = list(book_extension.PxLexer().get_tokens("%%px_worker0 --block\nimport os\nx = 1\n"))
+    assert [kind for kind, text in tokens if text in ("import", "os")] == [
+        Token.Keyword.Namespace,
+        Token.Name.Namespace,
+    ]
+    assert (Token.Literal.Number.Integer, "1") in tokens
+    assert "".join(text for _, text in tokens) == "%%px_worker0 --block\nimport os\nx = 1\n"

@@ -1,0 +1,372 @@
+"""The fast design: the updates of ``between_graph.py``, each of one batch, with fewer messages for each.
+
+A step of the listing's design sends each of four variables and four gradients by itself, is fed its images, and is a
+run of its own. On a small network nearly all its time goes into these calls. Here
+
+- all parameters are one flat vector on the ps (with several ps, one shard on each): one pull, one push;
+- the worker keeps the training images and is fed row numbers;
+- everything that follows from a gradient is placed on the ps, so that no signal crosses back in the middle of a step;
+- one run makes several steps, one after the other, each with a pull and a push of its own.
+
+The reader's ``build_graph`` is used as it is: it is built once beside, and copied into each step with its variables
+replaced by slices of the vector. The chapter "Where a step goes" measures what each of these brings.
+"""
+
+import functools
+import time
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from mnistdist.between_graph import Replica, adam, count_update
+from mnistdist.model import Graph, build_model
+
+
+def build_flat_replica(
+    cluster_spec,
+    task_index,
+    *,
+    train_set=None,
+    build_graph=build_model,
+    optimizer=adam,
+    learning_rate=0.01,
+    sync=False,
+    replicas_to_aggregate=None,
+    local_steps=1,
+    steps_per_run=16,
+    device="gpu:0",
+    seed=None,
+    container="",
+):
+    """Build one worker's copy of the graph in the fast design; returns a :class:`~mnistdist.replica.Replica`.
+
+    Arguments are those of :func:`mnistdist.between_graph.build_replica`, and three more. ``train_set`` is the
+    :class:`~mnistdist.DataSet` to train on, which the worker keeps; without one, the replica can only read and evaluate
+    the parameters. ``steps_per_run`` is how many steps one run of the session makes, each with its own pull and push;
+    near the end of a training, runs are of one step, so that it ends where it should. With ``local_steps`` above 1 (and
+    ``sync`` off), a worker makes so many steps on its own copy of the parameters, with an optimizer of its own, and
+    pushes the change that they made, divided by the number of workers (after Downpour's n_push and n_fetch, Dean et al.
+    2012).
+
+    Raises:
+        ValueError: for a model with variables other than trainable ones of float32: they can't be one vector.
+    """
+    forward = _Forward(build_graph, seed)
+    ps, workers = len(cluster_spec["ps"]), len(cluster_spec["worker"])
+    worker = f"/job:worker/task:{task_index}/{device}"
+    graph = tf.Graph()
+    with graph.as_default(), graph.container(container), tf.variable_scope(tf.get_variable_scope(), use_resource=True):
+        tf.set_random_seed(seed)
+        with tf.device(_ps(0)):
+            global_step = tf.train.get_or_create_global_step()
+        vector = _Vector(forward, ps)
+        with tf.device(worker):
+            theta = vector.pull()
+            model = forward.model(theta)
+            parameters = forward.split(theta)
+        local_init = [tf.local_variables_initializer(), tf.tables_initializer()]
+        if train_set is None:
+            opt = rounds = advance = None
+        else:
+            with tf.device(worker):
+                batches = _Batches(train_set)
+            opt = optimizer(learning_rate)
+            rounds = _Rounds(vector, opt, global_step, replicas_to_aggregate or workers, workers) if sync else None
+            if local_steps > 1:
+                runs = {1: _local_run(forward, vector, batches, opt, global_step, worker, local_steps, workers)}
+                local_init += [tf.variables_initializer(tf.get_collection("own"))]
+            else:
+                runs = {
+                    count: _run(forward, vector, batches, opt, global_step, worker, rounds, count)
+                    for count in sorted({1, steps_per_run})
+                }
+            advance = _advancing(runs, batches, local_steps, workers, global_step if sync else None)
+        return Replica(
+            graph=graph,
+            model=model,
+            parameters=parameters,
+            global_step=global_step,
+            uninitialized=tf.report_uninitialized_variables(tf.global_variables()),
+            local_init=tf.group(*local_init),
+            advance=advance,
+            queue_runner=rounds and rounds.runner,
+            init_tokens=rounds and rounds.init_tokens,
+        )
+
+
+def _ps(index):
+    return f"/job:ps/task:{index}/cpu:0"
+
+
+class _Forward:
+    """The reader's model, built once in a graph of its own, to be copied with its variables replaced."""
+
+    def __init__(self, build_graph, seed):
+        scratch = tf.Graph()
+        with scratch.as_default(), tf.variable_scope(tf.get_variable_scope(), use_resource=True):
+            tf.set_random_seed(seed)
+            self._built = build_graph()
+            variables = tf.trainable_variables()
+            self._initial = [v.initial_value.name for v in variables]
+            fitting = {v.op.name for v in variables if v.dtype.base_dtype == tf.float32}
+            odd = [v.op.name for v in tf.global_variables() if v.op.name not in fitting]
+        if odd or not variables:
+            raise ValueError(
+                f"the fast design needs trainable float32 variables only; {', '.join(odd) or 'the model'} has others: "
+                "use design='listing'"
+            )
+        self.shapes = {v.op.name: v.shape.as_list() for v in variables}
+        self.sizes = [int(np.prod(shape)) for shape in self.shapes.values()]
+        self._graph_def = scratch.as_graph_def()
+        for node in self._graph_def.node:
+            node.attr.pop("_class", None)  # beside its variable, which the copy has not
+        self._reads = {
+            op.outputs[0].name: op.inputs[0].op.name for op in scratch.get_operations() if op.type == "ReadVariableOp"
+        }
+
+    def initial_vector(self):
+        """The variables' initial values, one after the other."""
+        values = self._import(tuple(self._initial), {})
+        return tf.concat([tf.reshape(value, [-1]) for value in values], 0)
+
+    def split(self, theta):
+        """The parts of the vector, in the shapes of the variables: a dict by name."""
+        parts = tf.split(theta, self.sizes)
+        return {name: tf.reshape(part, shape) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)}
+
+    def model(self, theta):
+        """A copy of the model on these parameters, with placeholders of its own."""
+        built = self._built
+        x, y_ = (tf.placeholder(t.dtype, t.shape, name=t.op.name) for t in (built.x, built.y_))
+        return Graph(x, y_, *self._copy(theta, x, y_, [built.y, built.loss, built.accuracy]))
+
+    def loss(self, theta, x, y_):
+        """The loss of a batch on these parameters."""
+        return self._copy(theta, x, y_, [self._built.loss])[0]
+
+    def _copy(self, theta, x, y_, outputs):
+        parts, built = self.split(theta), self._built
+        inputs = {built.x.name: x, built.y_.name: y_}
+        inputs |= {read: parts[name] for read, name in self._reads.items() if name in parts}
+        return self._import(tuple(tensor.name for tensor in outputs), inputs)
+
+    def _import(self, outputs, inputs):
+        nodes = self._nodes(outputs)
+        inputs = {name: tensor for name, tensor in inputs.items() if name.partition(":")[0] in nodes[1]}
+        return tf.import_graph_def(nodes[0], inputs, outputs, name="copy")
+
+    @functools.cache  # noqa: B019 (a graph's building is short)
+    def _nodes(self, outputs):
+        """What these tensors need, and the names of it."""
+        needed = tf.graph_util.extract_sub_graph(self._graph_def, [name.partition(":")[0] for name in outputs])
+        return needed, {node.name for node in needed.node}
+
+
+class _Vector:
+    """All parameters as one vector, in one shard a ps."""
+
+    def __init__(self, forward, ps):
+        self.size = sum(forward.sizes)
+        self.cuts = [self.size // ps + (index < self.size % ps) for index in range(ps)]
+        self.shards = []
+        for index in range(ps):
+            with tf.device(_ps(index)):
+                initial = _split(forward.initial_vector(), self.cuts)[index]
+                self.shards.append(tf.get_variable(f"parameters_{index}", initializer=initial, use_resource=True))
+
+    def pull(self):
+        """The vector as it is now, where the caller says."""
+        values = []
+        for index, shard in enumerate(self.shards):
+            with tf.device(_ps(index)):
+                values.append(shard.read_value())
+        return tf.identity(values[0]) if len(values) == 1 else tf.concat(values, 0)
+
+    def push(self, vector):
+        """The parts of a vector of the same size, for each ps its own."""
+        return _split(vector, self.cuts)
+
+
+def _split(vector, cuts):
+    return [vector] if len(cuts) == 1 else tf.split(vector, cuts)
+
+
+class _Batches:
+    """The training set, kept on the worker; batches are made of row numbers."""
+
+    def __init__(self, train_set):
+        self.train_set = train_set
+        images, labels = train_set.stored
+        self._values, self._variables, self._fill = [images, labels], [], []
+        for name, value in (("images", images), ("labels", labels)):
+            given = tf.placeholder(value.dtype, value.shape)
+            variable = tf.get_variable(
+                name, value.shape, value.dtype, tf.zeros_initializer(), trainable=False, collections=["data"]
+            )
+            self._variables.append(variable)
+            self._fill.append((variable.assign(given, read_value=False), given))
+
+    def fill(self, session):
+        """Bring the data to the worker."""
+        for (assign, given), value in zip(self._fill, self._values, strict=True):
+            session.run(assign, {given: value})
+
+    def batch(self, rows):
+        """Images and one-hot labels of these rows, as ``DataSet.next_batch`` has them."""
+        images, labels = (tf.gather(variable, rows) for variable in self._variables)
+        if images.dtype == tf.uint8:
+            images = tf.cast(images, tf.float32) * np.float32(1 / 255)
+        return images, labels
+
+
+class _Rounds:
+    """Synchronous rounds: an accumulator a shard, a queue of tokens, and the chief's op that merges and applies.
+
+    As in ``tf.train.SyncReplicasOptimizer``, whose ops can't be had for several steps in one run.
+    """
+
+    def __init__(self, vector, opt, global_step, aggregate, workers):
+        self._accumulators, updates = [], []
+        for index, shard in enumerate(vector.shards):
+            with tf.device(_ps(index)):
+                name = f"gradients_{index}"
+                self._accumulators.append(tf.ConditionalAccumulator(tf.float32, shard.shape, name, name))
+        with tf.device(_ps(0)):
+            self._tokens = tf.FIFOQueue(-1, [tf.int64], [()], name="tokens", shared_name="tokens")
+        merged = []
+        for index, (accumulator, shard) in enumerate(zip(self._accumulators, vector.shards, strict=True)):
+            with tf.device(_ps(index)):
+                merged.append((accumulator.take_grad(aggregate), shard))
+        with tf.device(_ps(0)):
+            updates = opt.apply_gradients(merged)
+            round_ = count_update(global_step, updates)
+            many = max(aggregate, workers)
+            merge = self._tokens.enqueue_many([tf.fill([many], round_)])
+            self.runner = tf.train.QueueRunner(self._tokens, [merge])
+            self.init_tokens = self._tokens.enqueue_many([tf.fill([many], global_step.read_value())])
+
+    def hand_in(self, gradients, round_):
+        """Give the gradients of a round, and draw a token: the number of rounds so far."""
+        given = []
+        for index, (accumulator, gradient) in enumerate(zip(self._accumulators, gradients, strict=True)):
+            with tf.device(_ps(index)):
+                given.append(accumulator.apply_grad(gradient, round_))
+        with tf.control_dependencies(given), tf.device(_ps(0)):
+            return self._tokens.dequeue()
+
+
+class _Run:
+    """What one run of the session takes and gives: ``rows`` and ``round_`` are fed, ``fetches`` fetched."""
+
+    def __init__(self, rows, round_, before, after, losses, ends):
+        with tf.device(_ps(0)):
+            before, after = tf.stack(before), tf.stack(after)
+        self.rows, self.round_ = rows, round_
+        self.fetches = [before, after, tf.stack(losses), tf.stack(ends) if ends else tf.zeros([0], tf.float64)]
+
+
+def _run(forward, vector, batches, opt, global_step, worker, rounds, count):
+    """``count`` steps, one after the other."""
+    with tf.device(worker):
+        rows = tf.placeholder(tf.int32, [count, None])
+    with tf.device(_ps(0)):
+        round_ = first_round = tf.placeholder(tf.int64, [])
+    before, after, losses, ends, done = [], [], [], [], []
+    for step in range(count):
+        with tf.control_dependencies(done):
+            with tf.device(_ps(0)):
+                before.append(tf.identity(global_step.read_value()))
+            with tf.control_dependencies(before[-1:]), tf.device(worker):
+                theta = vector.pull()
+        with tf.device(worker):
+            if step:
+                with tf.control_dependencies([theta]):
+                    ends.append(tf.timestamp())
+            losses.append(forward.loss(theta, *batches.batch(rows[step])))
+            gradients = vector.push(tf.gradients(losses[-1], theta)[0])
+        if rounds:
+            round_ = rounds.hand_in(gradients, round_)
+            after.append(round_)
+        else:
+            # Adam reads its powers of beta for each update: after the one before has changed them.
+            with tf.control_dependencies(done), tf.device(_ps(0)):
+                update = opt.apply_gradients(list(zip(gradients, vector.shards, strict=True)))
+            after.append(count_update(global_step, update))
+        done = [after[-1].op]
+    with tf.device(worker):
+        return _Run(rows, first_round, before, after, losses, ends)
+
+
+def _local_run(forward, vector, batches, opt, global_step, worker, count, workers):
+    """``count`` steps on the worker's own copy of the parameters; then its share of the way they have gone is pushed.
+
+    Its share: workers that pushed all of it would go the same way several times.
+    """
+    with tf.device(worker):
+        rows = tf.placeholder(tf.int32, [count, None])
+        own = tf.get_variable("own", [vector.size], tf.float32, tf.zeros_initializer(), collections=["own"])
+    with tf.device(_ps(0)):
+        before = tf.identity(global_step.read_value())
+    with tf.control_dependencies([before]), tf.device(worker):
+        pulled = vector.pull()
+        done, losses = [own.assign(pulled, read_value=False)], []
+        for step in range(count):
+            with tf.control_dependencies(done):
+                theta = own.read_value()
+            losses.append(forward.loss(theta, *batches.batch(rows[step])))
+            gradient = tf.gradients(losses[-1], theta)[0]
+            with tf.control_dependencies(done):
+                done = [opt.apply_gradients([(gradient, own)])]
+        for variable in opt.variables():
+            tf.add_to_collection("own", variable)
+            tf.get_default_graph().get_collection_ref(tf.GraphKeys.GLOBAL_VARIABLES).remove(variable)
+        with tf.control_dependencies(done):
+            changes = vector.push((own.read_value() - pulled) / workers)
+    pushed = []
+    for index, (shard, change) in enumerate(zip(vector.shards, changes, strict=True)):
+        with tf.device(_ps(index)):
+            pushed.append(shard.assign_add(change, use_locking=True, read_value=False))
+    with tf.device(_ps(0)):
+        after = count_update(global_step, tf.group(*pushed), count)
+    with tf.device(worker):
+        return _Run(rows, None, [before], [after], [tf.reduce_mean(losses)], [])
+
+
+def _advancing(runs, batches, local_steps, workers, sync_from):
+    """The function that makes the next steps: see ``Replica.advance``."""
+    longest, round_, filled = max(runs), None, False
+
+    def advance(session, dataset, batch_size, left, timeout):
+        nonlocal round_, filled
+        if dataset is not batches.train_set:
+            raise ValueError("expected the data set that this replica was built with")
+        if not filled:
+            batches.fill(session)
+            filled = True
+        # Others go on meanwhile, and no run can be stopped half-way: near the end, one step at a time.
+        count = longest if left > 4 * workers * longest else 1
+        run = runs[count]
+        rows = dataset.next_rows(count * local_steps * batch_size).reshape(count * local_steps, batch_size)
+        feed = {run.rows: rows}
+        if sync_from is not None:
+            round_ = session.run(sync_from) if round_ is None else round_
+            feed[run.round_] = round_
+        options = tf.RunOptions(timeout_in_ms=int(1000 * timeout * count)) if timeout else None
+        start = time.monotonic()
+        before, after, losses, ends = session.run(run.fetches, feed, options)
+        last = time.monotonic()
+        between = np.maximum.accumulate(np.clip(ends + _monotonic_offset(), start, last))
+        times = [start, *between, last]
+        round_ = after[-1]
+        return list(zip(before, after, times[:-1], times[1:], losses, strict=True))
+
+    return advance
+
+
+def _monotonic_offset():
+    """What to add to the time of day, which TensorFlow's timestamps are, to get ``time.monotonic()``."""
+    readings = []
+    for _ in range(3):  # the quickest of them was least disturbed
+        begin, now, end = time.monotonic(), time.time(), time.monotonic()
+        readings.append((end - begin, (begin + end) / 2 - now))
+    return min(readings)[1]

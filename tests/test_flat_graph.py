@@ -1,0 +1,171 @@
+"""The fast design computes what the listing's does: the same updates of the same parameters, in fewer messages."""
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+from mnistdist import Cluster, DataSet, Datasets, Graph, read_data_sets, train
+from mnistdist.between_graph import adam, build_replica
+from mnistdist.flat_graph import build_flat_replica
+
+MNIST = read_data_sets(one_hot=True)
+SPEC = {"ps": ["a:1"], "worker": ["b:1"]}
+
+
+def two_layers():
+    """A model of the reader's own, with variables made in both ways and a mean loss."""
+    x, y_ = tf.placeholder(tf.float32, [None, 784]), tf.placeholder(tf.float32, [None, 10])
+    first = tf.get_variable("first", [784, 5], initializer=tf.glorot_uniform_initializer())
+    second = tf.Variable(tf.random_normal([5, 10]), name="second")
+    logits = tf.matmul(tf.nn.tanh(tf.matmul(x, first)), second)
+    loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits_v2(labels=y_, logits=logits))
+    right = tf.equal(tf.argmax(logits, 1), tf.argmax(y_, 1))
+    return Graph(x, y_, tf.nn.softmax(logits), loss, tf.reduce_mean(tf.cast(right, tf.float32)))
+
+
+@pytest.mark.parametrize("steps_per_run", [1, 4])
+@pytest.mark.parametrize(("model", "optimizer"), [(None, adam), (two_layers, tf.train.GradientDescentOptimizer)])
+def test_one_worker_makes_the_same_steps_in_both_designs(steps_per_run, model, optimizer):
+    options = {"seed": 3, "steps": 12, "optimizer": optimizer, "learning_rate": 0.01}
+    if model:
+        options["build_graph"] = model
+    with Cluster(ps=1, workers=1) as cluster:
+        listing = train(cluster, design="listing", **options)
+        fast = train(cluster, steps_per_run=steps_per_run, **options)
+    assert fast.global_step == listing.global_step == 12
+    assert sorted(fast.model.variables) == sorted(listing.model.variables)
+    np.testing.assert_allclose(fast.steps.loss, listing.steps.loss, rtol=1e-3)
+    for name, value in listing.model.variables.items():
+        assert fast.model.variables[name].shape == value.shape
+        np.testing.assert_allclose(fast.model.variables[name], value, rtol=1e-2, atol=1e-3)
+    assert fast.test.accuracy == pytest.approx(listing.test.accuracy, abs=5e-3)
+
+
+@pytest.fixture(scope="module")
+def two_ps():
+    with Cluster(ps=2, workers=2) as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_several_ps_hold_a_shard_each_and_every_update_counts_once(two_ps, sync):
+    run = train(two_ps, steps=150, sync=sync, seed=1)
+    assert run.global_step == 150 if sync else 150 <= run.global_step < 150 + 2 * 8
+    steps = run.steps
+    if sync:
+        assert len(steps) >= 300
+        assert steps.global_step_after.max() == 150
+    else:
+        assert sorted(steps.global_step_after) == list(range(1, run.global_step + 1))
+    assert (steps.end >= steps.start).all()
+    assert run.test.accuracy > 0.8
+
+
+def test_shards_are_as_equal_as_can_be():
+    for ps in 1, 2, 3:
+        replica = build_flat_replica({"ps": [f"a:{i + 1}" for i in range(ps)], "worker": ["b:1"]}, 0)
+        with replica.graph.as_default():
+            shards = tf.trainable_variables()
+            sizes = [shard.shape.num_elements() for shard in shards]
+            assert sum(sizes) == 79_510
+            assert max(sizes) - min(sizes) <= 1
+            assert [shard.device for shard in shards] == [f"/job:ps/task:{i}/device:CPU:0" for i in range(ps)]
+
+
+def test_a_step_has_one_pull_and_one_push(cluster):
+    def crossings(design):
+        from IPython import get_ipython
+
+        from mnistdist import read_data_sets
+        from mnistdist.between_graph import build_replica
+        from mnistdist.flat_graph import build_flat_replica
+        from mnistdist.sessions import worker_session
+
+        here, data = get_ipython().user_ns, read_data_sets(one_hot=True).train
+        spec, options = here["cluster_spec"], {"container": f"crossings-{design}"}
+        if design == "fast":
+            replica = build_flat_replica(spec, 0, train_set=data, steps_per_run=4, **options)
+        else:
+            replica = build_replica(spec, 0, **options)
+
+        class Traced:
+            """The session, with every run traced."""
+
+            def __init__(self, session):
+                self.session = session
+
+            def run(self, fetches, feed=None, options=None):
+                import tensorflow.compat.v1 as tf
+
+                self.seen = tf.RunMetadata()
+                return self.session.run(fetches, feed, tf.RunOptions(output_partition_graphs=True), self.seen)
+
+        with worker_session(replica, here["server"].target, spec, 0) as session:
+            traced = Traced(session)
+            made = len(replica.advance(traced, data, 100, 1000, None))
+        names = [
+            node.attr["tensor_name"].s.decode()
+            for part in traced.seen.partition_graphs
+            for node in part.node
+            if node.op == "_Recv" and not node.attr["client_terminated"].b
+        ]
+        return made, len(names)
+
+    made, listing = cluster["worker", 0].apply_sync(crossings, "listing")
+    assert made == 1
+    made, fast = cluster["worker", 0].apply_sync(crossings, "fast")
+    assert made == 4
+    assert fast <= 2 * made + 2  # a pull and a push each; losses and times stay where they are
+    assert listing >= 8
+
+
+def test_local_steps_count_every_batch_and_learn(cluster):
+    run = train(cluster, steps=600, local_steps=10, seed=2)
+    assert 600 <= run.global_step <= 610
+    assert len(run.steps) == run.global_step / 10
+    assert (run.steps.staleness >= 0).all()
+    assert run.test.accuracy > 0.9
+    last = run.steps.groupby("worker").local_step.max()
+    assert last.sum() == len(run.steps)
+
+
+def test_rows_are_drawn_as_batches_are():
+    """The fast design takes the rows that next_batch would: each once an epoch, none dropped."""
+    images = np.arange(100, dtype=np.uint8)[:, None].repeat(784, 1)
+    few = DataSet(images, np.eye(10, dtype=np.float32)[np.arange(100) % 10])
+    seen = np.concatenate([few.next_rows(8) for _ in range(25)])
+    assert (np.bincount(seen, minlength=100) == 2).all()
+
+
+def test_a_set_of_floats_serves_as_well(cluster):
+    def floats(part):
+        return DataSet(part.images[:2000], part.labels[:2000])
+
+    run = train(cluster, steps=100, data=Datasets(*map(floats, read_data_sets(one_hot=True))), seed=1)
+    assert run.validation.accuracy > 0.7
+
+
+def test_a_model_that_is_no_vector_is_refused_with_the_way_out():
+    def counting():
+        tf.get_variable("seen", [], tf.int64, tf.zeros_initializer(), trainable=False)
+        return two_layers()
+
+    with pytest.raises(ValueError, match=r"seen.*design='listing'"):
+        build_flat_replica(SPEC, 0, build_graph=counting)
+    assert "seen" in {v.op.name for v in build_replica(SPEC, 0, build_graph=counting).graph.get_collection("variables")}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"design": "quick"}, "expected 'fast' or 'listing', got 'quick'"),
+        ({"design": "listing", "local_steps": 2}, "need design='fast'"),
+        ({"design": "listing", "steps_per_run": 2}, "need design='fast'"),
+        ({"sync": True, "local_steps": 2}, "needs sync=False"),
+        ({"local_steps": 0}, "local_steps: expected an int of 1 or more, got 0"),
+        ({"steps_per_run": 0}, "steps_per_run: expected an int of 1 or more, got 0"),
+    ],
+)
+def test_options_that_make_no_sense_together_are_refused(cluster, options, message):
+    with pytest.raises(ValueError, match=message):
+        train(cluster, steps=1, **options)

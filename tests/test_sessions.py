@@ -1,0 +1,105 @@
+"""A worker's session: what it waits for, how long, and what it says when that does not come."""
+
+import socket
+import threading
+import time
+
+import pytest
+import tensorflow.compat.v1 as tf
+
+from mnistdist import Cluster
+from mnistdist.sessions import gist, wait_for_ps, within
+
+
+def test_within_gives_back_what_comes_in_time():
+    assert within(5, lambda: 3, "late") == 3
+    with pytest.raises(KeyError, match="missing"):
+        within(5, lambda: {}["missing"], "late")
+
+
+def test_within_goes_on_without_what_does_not():
+    release = threading.Event()
+    begin = time.monotonic()
+    with pytest.raises(TimeoutError, match="no answer"):
+        within(0.2, lambda: release.wait(30), "no answer")
+    assert time.monotonic() - begin < 10
+    release.set()
+
+
+def test_a_ps_is_waited_for_and_named():
+    with socket.socket() as up, socket.socket() as down:
+        for each in (up, down):
+            each.bind(("127.0.0.1", 0))
+        up.listen()
+        addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in (up, down)]
+        waits = []
+        wait_for_ps({"ps": addresses[:1]}, 5, lambda *told: waits.append(told))
+        assert waits == []
+        with pytest.raises(TimeoutError, match=f"ps:1 at {addresses[1]}"):
+            wait_for_ps({"ps": addresses}, 1.5, lambda *told: waits.append(told))
+    assert waits
+    assert {told[:2] for told in waits} == {("ps:1", addresses[1])}
+
+
+def test_the_gist_of_an_error_is_its_first_line_that_says_something():
+    message = "From /job:ps/replica:0/task:0:\n"
+    assert gist(tf.errors.AbortedError(None, None, "=====\nGraph execution error:\n\n" + message)) == message.strip()
+    assert gist(tf.errors.AbortedError(None, None, "")) == "AbortedError"
+
+
+def open_session(container, wait_timeout, assign=None, sync=False, steps=0):
+    """In a worker: open a session, perhaps assign the global step or train; returns the global step, or the error."""
+    from IPython import get_ipython
+
+    from mnistdist import read_data_sets
+    from mnistdist.between_graph import build_replica, train_loop
+    from mnistdist.sessions import worker_session
+
+    here = get_ipython().user_ns
+    spec, index = here["cluster_spec"], here["task_index"]
+    replica = build_replica(spec, index, container=container, seed=1, sync=sync)
+    with replica.graph.as_default():
+        change = replica.global_step.assign(assign) if assign is not None else None
+    try:
+        with worker_session(replica, here["server"].target, spec, index, wait_timeout=wait_timeout) as session:
+            if change is not None:
+                session.run(change)
+            if steps:
+                data = read_data_sets(one_hot=True, seed=1).train
+                train_loop(session, replica, data, task_index=index, steps=steps, timeout=3)
+            return int(session.run(replica.global_step))
+    except (TimeoutError, ConnectionError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def test_a_worker_names_the_chief_that_does_not_come(cluster):
+    begin = time.monotonic()
+    said = cluster["worker", 1].apply_sync(open_session, "alone", 2)
+    assert said.startswith("TimeoutError: worker:0, the chief, did not initialise the variables within 2 s")
+    assert time.monotonic() - begin < 30
+
+
+def test_a_chief_that_comes_back_leaves_live_variables_alone(cluster):
+    assert cluster["worker", 0].apply_sync(open_session, "kept", 20, 7) == 7
+    assert cluster["worker", 0].apply_sync(open_session, "kept", 20) == 7
+    assert cluster["worker", 1].apply_sync(open_session, "kept", 20) == 7
+    assert cluster["worker", 0].apply_sync(open_session, "another", 20) == 0
+
+
+def test_one_worker_alone_gives_all_gradients_of_a_round(cluster):
+    """Tokens bind nobody to one gradient a round: who trains alone goes on, with rounds of its own batches."""
+    said = cluster["worker", 0].apply_async(open_session, "one-worker", 20, None, True, 5)
+    assert said.get(60) == 5
+
+
+def test_a_ps_that_goes_is_named():
+    with Cluster(ps=1, workers=1) as cluster:
+        address = cluster.spec["ps"][0]
+        answer = cluster["worker", 0].apply_async(open_session, "", 20, None, False, 10**9)
+        time.sleep(2)
+        assert not answer.ready(), answer.get()
+        cluster.kill("ps:0")
+        said = answer.get(40)
+    assert said.startswith("ConnectionError: ps:0 at "), said
+    assert address in said
+    assert "has gone, and its variables with it" in said

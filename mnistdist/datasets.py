@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mnistdist.idx import DataError, embedded_files, files_in, read_idx
+from mnistdist.idx import MOST_EXAMPLES, DataError, embedded_files, files_in, read_idx
 
 __all__ = ["DataError", "DataSet", "Datasets", "read_data_sets"]
 
@@ -32,7 +32,8 @@ class DataSet:
             every process has an order of its own, after a fork or an unpickling too.
 
     Raises:
-        ValueError: Shapes or dtypes are others, or there are not as many labels as images.
+        ValueError: Shapes or dtypes are others, or there are not as many labels as images, or ``seed`` is below 0.
+        TypeError: ``seed`` is no number.
 
     >>> pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     >>> DataSet(pixels, np.array([0, 1, 2], np.uint8))
@@ -40,7 +41,7 @@ class DataSet:
     """
 
     def __init__(self, images, labels, seed=None):
-        images, labels = np.asarray(images), np.asarray(labels)
+        images, labels = _array("images", images), _array("labels", labels)
         if images.ndim < 2 or images.dtype not in (np.uint8, np.float32):
             raise ValueError(
                 "images: expected one image a row, uint8 (0 to 255) or float32 (0 to 1); "
@@ -56,7 +57,7 @@ class DataSet:
             raise ValueError(f"expected one label an image; got {len(images)} images, {len(labels)} labels")
         self._images = images.reshape(len(images), math.prod(images.shape[1:]))
         self._labels = labels
-        self._generator = None if seed is None else np.random.default_rng(seed)
+        self._generator = None if seed is None else _generator(seed)
         self._drawn = 0  # examples handed out so far, in all epochs
         self._order = None  # of the rows in the present epoch
         self._shuffled_by = None  # the process that shuffled them without a seed
@@ -106,23 +107,27 @@ class DataSet:
         the end of an epoch takes what is left and is filled from the next. It may be larger than the set.
 
         Args:
-            batch_size: How many examples, at least 1.
+            batch_size: How many examples, at least 1 and at most 1,000,000 or as many as there are.
             shuffle: Whether epochs that begin in this call are shuffled, or keep the order of ``images``.
 
         Returns:
             ``(images, labels)``, new arrays: float32 of shape (batch_size, pixels), and as ``labels``.
 
         Raises:
-            ValueError: ``batch_size`` is less than 1, or the set is empty.
+            ValueError: ``batch_size`` is out of range, or the set is empty.
+            TypeError: ``batch_size`` is no int.
         """
         rows = self.next_rows(batch_size, shuffle=shuffle)
         return _scaled(self._images[rows]), self._labels[rows]
 
     def next_rows(self, batch_size, *, shuffle=True):
         """The row numbers of the next ``batch_size`` examples, int64, as :meth:`next_batch` draws them."""
-        count = operator.index(batch_size)
+        count = _int("batch_size", batch_size)
         if count < 1:
             raise ValueError(f"batch_size: expected at least 1, got {count}")
+        most = max(MOST_EXAMPLES, self.num_examples)
+        if count > most:
+            raise ValueError(f"batch_size: expected at most {most}, got {count}")
         if not self.num_examples:
             raise ValueError("next_batch: this set has no examples (see validation_size of read_data_sets)")
         if self._shuffled_by not in (None, os.getpid()):
@@ -183,11 +188,17 @@ def read_data_sets(data_dir=None, one_hot=False, validation_size=5000, seed=None
     Raises:
         DataError: A file is damaged, truncated or not what its name says, or files don't belong together.
         OSError: A file or directory can't be read or written.
-        ValueError: ``validation_size`` is negative, or larger than the training files.
+        ValueError: ``validation_size`` is negative, or larger than the training files; or ``seed`` is below 0.
+        TypeError: An argument is of another type.
 
     >>> [part.num_examples for part in read_data_sets()]
     [55000, 5000, 10000]
     """
+    validation_size = _int("validation_size", validation_size)
+    if not isinstance(one_hot, (bool, np.bool_)):
+        raise TypeError(f"one_hot: expected True or False, got {one_hot!r}")
+    if seed is not None:
+        _generator(seed)  # complains now, not when all is read
     files = embedded_files() if data_dir is None else files_in(data_dir)
     images, labels = _read_split(files, "train", one_hot)
     if not 0 <= validation_size <= len(images):
@@ -197,6 +208,30 @@ def read_data_sets(data_dir=None, one_hot=False, validation_size=5000, seed=None
         validation=DataSet(images[:validation_size], labels[:validation_size], seed),
         test=DataSet(*_read_split(files, "t10k", one_hot), seed),
     )
+
+
+def _int(name, value):
+    if isinstance(value, bool):
+        raise TypeError(f"{name}: expected an int, got {value!r}")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an int, got {value!r}") from None
+
+
+def _array(name, values):
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected an array, got a {type(values).__name__} that makes none: {error}") from None
+
+
+def _generator(seed):
+    try:
+        return np.random.default_rng(seed)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"seed: expected an int of 0 or more, several of them, or None; got {seed!r}") from None
 
 
 def _read_split(files, split, one_hot):

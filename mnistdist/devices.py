@@ -10,12 +10,15 @@ each task as environment variables. Nothing here imports TensorFlow or touches a
 """
 
 import os
+import re
 import runpy
 from collections.abc import Iterable, Mapping, Sequence
 from ctypes import CDLL
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+
+MOST_TASKS = 1000  # on one machine: each is a process with threads and a port of its own
 
 # An empty value hides the GPUs too, but Windows cannot hold one and many scripts read it as "not set".
 NO_GPU = "-1"
@@ -161,9 +164,15 @@ def assign(
     Raises:
         ValueError: on a count out of range, a GPU that is not there, or a ``num_gpus`` that is more than the GPUs
             or less than the workers.
+        TypeError: on a count that is no int, or ``devices`` that are neither names nor numbers.
     """
+    for name, value in (("ps", ps), ("workers", workers), ("num_gpus", num_gpus)):
+        if isinstance(value, bool) or not (isinstance(value, int) or (name == "num_gpus" and value is None)):
+            raise TypeError(f"{name}: expected an int, got {value!r}")
     if ps < 0 or workers < 1:
         raise ValueError(f"a cluster needs ps >= 0 and workers >= 1; got ps={ps}, workers={workers}")
+    if ps + workers > MOST_TASKS:
+        raise ValueError(f"expected at most {MOST_TASKS} tasks on one machine; got ps={ps}, workers={workers}")
     if not cores:
         raise ValueError("a cluster needs at least one core; got an empty list of cores")
     cores = tuple(cores)
@@ -210,7 +219,7 @@ def _choose_gpus(devices, num_gpus, workers, gpus) -> list[str]:
     elif isinstance(devices, str):
         raise ValueError(f"devices must be 'auto', 'cpu' or a list of GPU ids; got {devices!r}")
     else:
-        chosen = [str(gpu) for gpu in devices]
+        chosen = _gpu_ids(devices)
         # Ids are taken on trust where NVML lists nothing; an index that it would list is checked.
         missing = [gpu for gpu in chosen if gpus and gpu.isdecimal() and gpu not in gpus]
         if missing:
@@ -222,6 +231,19 @@ def _choose_gpus(devices, num_gpus, workers, gpus) -> list[str]:
     if not 0 <= num_gpus <= len(chosen):
         raise ValueError(f"num_gpus must be between 0 and the {len(chosen)} GPUs available; got {num_gpus}")
     return chosen[:num_gpus]
+
+
+def _gpu_ids(devices) -> list[str]:
+    expected = "devices: expected 'auto', 'cpu' or a list of GPU ids, indices or UUIDs"
+    if isinstance(devices, bytes) or not isinstance(devices, Iterable):
+        raise TypeError(f"{expected}; got {devices!r}")
+    ids = list(devices)
+    for gpu in ids:
+        if isinstance(gpu, bool) or not isinstance(gpu, (str, int)):
+            raise TypeError(f"{expected}; got {gpu!r} among them")
+        if not re.fullmatch(r"[0-9]+|[A-Za-z][\w./-]*", str(gpu), re.ASCII):
+            raise ValueError(f"{expected}; got {gpu!r} among them")
+    return [str(gpu) for gpu in ids]
 
 
 def _threads(cores, tasks) -> dict[str, str]:

@@ -29,7 +29,8 @@ _NAMES = {  # and how many dimensions each has
 }
 _SIDE = 28
 _UNSIGNED_BYTE = 8
-_MOST_EXAMPLES = 1_000_000  # a header may ask for terabytes; the largest set in use, EMNIST's, has 814,255
+MOST_EXAMPLES = 1_000_000  # a header may ask for terabytes; the largest set in use, EMNIST's, has 814,255
+_AT_ONCE = 2**20  # bytes
 _INSTEAD = "name an empty or new directory to have MNIST written there"
 
 
@@ -65,9 +66,15 @@ def files_in(data_dir):
     Raises:
         DataError: It is no directory; or files are missing and those that are there are not MNIST's.
         OSError: The directory can't be read, made or written.
+        TypeError: ``data_dir`` is no path.
     """
-    if not os.fspath(data_dir):
+    name = os.fspath(data_dir) if isinstance(data_dir, os.PathLike) else data_dir
+    if not isinstance(name, str):
+        raise TypeError(f"data_dir: expected the path of a directory, a str or pathlib.Path; got {data_dir!r}")
+    if not name:
         raise DataError("data_dir: expected the name of a directory, got an empty one")
+    if not can_name_a_file(name):
+        raise DataError(f"data_dir: expected the name of a directory, got {name!r}, which none can have")
     directory = Path(os.path.expanduser(data_dir))
     if directory.exists() and not directory.is_dir():
         raise DataError(f"{directory}: expected a directory, found a file; {_INSTEAD}")
@@ -84,6 +91,14 @@ def files_in(data_dir):
         found[name] = directory / f"{name}.gz"
         _copy(embedded_files()[name], found[name])
     return found
+
+
+def can_name_a_file(text):
+    """Whether the system's file names can have these characters."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def read_idx(path, ndim):
@@ -115,14 +130,18 @@ def read_idx(path, ndim):
         if ndim == 3 and shape[1:] != (_SIDE, _SIDE):
             what = f"images of {_SIDE} x {_SIDE} pixels, the {_SIDE * _SIDE} inputs of the network"
             raise _bad(path, what, f"{shape[1]} x {shape[2]}")
-        if not 1 <= shape[0] <= _MOST_EXAMPLES:
-            raise _bad(path, f"1 to {_MOST_EXAMPLES:,} examples", f"a header that says {shape[0]:,}")
+        if not 1 <= shape[0] <= MOST_EXAMPLES:
+            raise _bad(path, f"1 to {MOST_EXAMPLES:,} examples", f"a header that says {shape[0]:,}")
         size = math.prod(shape)
-        body = stream.read(size + 1)  # one byte too many: reaches the end, where gzip checks its sum
+        body = bytearray()  # grows with what is there: read(size) makes room for what the header claims
+        while part := stream.read(min(_AT_ONCE, size + 1 - len(body))):
+            body += part  # up to one byte too many: that reaches the end, where gzip checks its sum
     if len(body) != size:
         found = "more" if len(body) > size else f"{len(body):,}: the file is truncated"
         raise _bad(path, f"{size:,} bytes after the header, for {shape[0]:,} examples", found)
-    return np.frombuffer(body, np.uint8).reshape(shape)
+    array = np.frombuffer(body, np.uint8).reshape(shape)
+    array.flags.writeable = False
+    return array
 
 
 def _check_only_mnist(directory, found, missing):

@@ -29,8 +29,11 @@ def listing_addresses(ps, workers):
     """Addresses of the classic listing, continued: ps on 192.168.233.201:2222, the next task on .202:2223, and so on.
 
     Args: the number of ps and of worker tasks. Returns ``{"ps": [...], "worker": [...]}`` for ``ClusterSpec``.
-    Each task has a port of its own too, because a server takes its port on every address of its network.
+    Each task has a port of its own too, because a server takes its port on every address of its network. More tasks
+    than there are ports from 2222 on are a ``ValueError``.
     """
+    if ps + workers > 65536 - LISTING_PORT:
+        raise ValueError(f"expected at most {65536 - LISTING_PORT} tasks, a port each; got {ps} ps, {workers} workers")
     names = [f"{LISTING_HOST + i}:{LISTING_PORT + i}" for i in range(ps + workers)]
     return {"ps": names[:ps], "worker": names[ps:]}
 
@@ -41,9 +44,14 @@ def loopback_addresses(ps, workers):
     They are drawn below the range from which the system takes ports for outgoing connections, so that one that is
     free now is still free a moment later, when the server takes it.
     """
+    first, end = 20000, 32000
+    if ps + workers > (end - first) // 2:
+        raise ValueError(
+            f"expected at most {(end - first) // 2} tasks, a free port each; got {ps} ps, {workers} workers"
+        )
     ports = set()
     while len(ports) < ps + workers:
-        port = random.SystemRandom().randrange(20000, 32000)
+        port = random.SystemRandom().randrange(first, end)
         if not port_in_use(f"127.0.0.1:{port}"):
             ports.add(port)
     names = [f"127.0.0.1:{port}" for port in sorted(ports)]
@@ -51,11 +59,28 @@ def loopback_addresses(ps, workers):
 
 
 def parse_address(text):
-    """``"host:port"`` or ``"[v6]:port"`` to ``(host, port)``; ``ValueError`` names the text that is neither."""
-    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+):(\d{1,5})", text.strip())
-    if not match or not 0 < int(match[2]) < 65536:
+    """``"host:port"`` or ``"[v6]:port"`` to ``(host, port)``.
+
+    Raises ``ValueError`` naming the text that is neither, ``TypeError`` naming what is no text.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"{text!r} is not an address: expected a str, host:port with a port from 1 to 65535")
+    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+):([0-9]{1,5})", text.strip())
+    if not match or not 0 < int(match[2]) < 65536 or not _can_be_a_host(match[1]):
         raise ValueError(f"{text!r} is not an address: expected host:port with a port from 1 to 65535")
     return match[1].strip("[]"), int(match[2])
+
+
+def _can_be_a_host(text):
+    """Whether the system's resolver could be asked for it: a v6 address in brackets, or a name it can encode."""
+    try:
+        if text.startswith("["):
+            ipaddress.IPv6Address(text.strip("[]"))
+        else:
+            text.encode("idna")
+    except ValueError:  # UnicodeError is one
+        return False
+    return True
 
 
 def port_in_use(address):

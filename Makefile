@@ -7,11 +7,15 @@ PY := .venv/bin/python
 CHOSEN := $(if $(filter command environment,$(firstword $(origin PYTHON))),--chosen)
 CHECKED := mnistdist tests tools benchmarks $(wildcard book/*.ipynb) $(wildcard book/*.py)
 
+# Where figures go that are not part of the book (those of the book are in book/experiments).
+RESULTS ?= _build/results
+MINUTES ?= 60
+
 .DEFAULT_GOAL := help
-.PHONY: help install book test lab record bench experiments lint lock clean
+.PHONY: help install book test lab record bench bench-peers experiments faults soak lint lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: ## make .venv with the locked packages and this project (PYTHON=python3.12 to choose a Python)
 	@command -v $(PYTHON) > /dev/null || { echo "No $(PYTHON) here: install Python 3.10 to 3.13, or name yours: make PYTHON=/path/to/python"; exit 1; }
@@ -29,12 +33,25 @@ lab: install ## open the book in JupyterLab
 record: install ## run all notebooks afresh and store their outputs (NB=book/quickstart.ipynb for one)
 	@$(PY) -m tools.record $(NB)
 
-bench: install ## measure start-up, updates a second and seconds to 97%, as ratios taken in one run
-	$(PY) -m benchmarks.startup
-	$(PY) -m benchmarks.throughput
+bench: install ## measure start-up, updates a second and seconds to 97%, as ratios taken in one run (under 10 minutes)
+	$(PY) -m benchmarks.startup --json $(RESULTS)/startup.json
+	$(PY) -m benchmarks.throughput --json $(RESULTS)/throughput.json
 
-experiments: install ## measure anew what the chapter "Async or sync" reports (about half an hour, alone on the machine)
+bench-peers: install ## the same beside TensorFlow 2's strategies, and PyTorch if it is there (under 25 minutes)
+	$(PY) -m benchmarks.peers --json $(RESULTS)/peers.json
+
+experiments: install ## measure anew what the pages report of repeats (about an hour, alone on the machine)
 	$(PY) -m tools.experiments
+	$(PY) -m tools.claims
+	$(PY) -m tools.claims_page
+
+faults: install ## end, pause and restart every task in every way, and kill the client 20 times (under 30 minutes)
+	@mkdir -p $(RESULTS)
+	$(PY) -m tools.faults matrix --json $(RESULTS)/faults.json
+
+soak: install ## faults at random, for MINUTES=60
+	@mkdir -p $(RESULTS)
+	$(PY) -m tools.faults soak --minutes $(MINUTES) --json $(RESULTS)/soak.json
 
 lint: install ## check style and formatting
 	$(PY) -m ruff check $(CHECKED)

@@ -69,10 +69,14 @@ def main(argv=None):
     for name in rows[0]:
         ratios = [row[name] / row["three imports"] for row in rows]
         seconds = statistics.median(row[name] for row in rows)
-        print(f"{name:20}{seconds:10.2f}{statistics.median(ratios):34.2f}{min(ratios):8.2f}{max(ratios):8.2f}")
+        noisy = "  noisy" if max(ratios) > 1.25 * min(ratios) else ""
+        print(f"{name:20}{seconds:10.2f}{statistics.median(ratios):34.2f}{min(ratios):8.2f}{max(ratios):8.2f}{noisy}")
     if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump(rows, file, indent=1)
+        from tools.environment import environment
+
+        os.makedirs(os.path.dirname(arguments.json) or ".", exist_ok=True)
+        with open(arguments.json, "w", encoding="utf-8") as file:
+            json.dump({"environment": dict(environment()), "rows": rows}, file, indent=1)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ reached at the first of two evaluations in a row at 97% or above.
 import argparse
 import itertools
 import json
+import os
 import statistics
 import time
 
@@ -21,12 +22,12 @@ EVERY, GOAL, BATCH, WARM_UP = 250, 0.97, 100, 200
 
 # name: (workers, what to run, options, updates or rounds)
 DESIGNS = {
-    "listing, async": (2, "listing", {}, 6000),
-    "ours, async": (2, "fast", {}, 6000),
-    "ours, async, 10 local steps": (2, "fast", {"local_steps": 10}, 6000),
+    "listing, async": (2, "listing", {}, 8000),
+    "ours, async": (2, "fast", {}, 8000),
+    "ours, async, 10 local steps": (2, "fast", {"local_steps": 10}, 8000),
     "listing, sync (rounds)": (2, "listing", {"sync": True}, 3000),
     "ours, sync (rounds)": (2, "fast", {"sync": True}, 3000),
-    "one process, fed": (1, "alone", {}, 6000),
+    "one process, fed": (1, "alone", {}, 4000),
     "two processes of one core, each alone (both)": (2, "limit", {}, 3000),
 }
 
@@ -160,6 +161,7 @@ def main(arguments=None):
     if options.json:
         from tools.environment import environment
 
+        os.makedirs(os.path.dirname(options.json) or ".", exist_ok=True)
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump({"environment": dict(environment()), "rows": rows}, file, indent=1)
     return 0

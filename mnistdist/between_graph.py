@@ -5,6 +5,7 @@ The parts, in the order in which a worker goes through them: :func:`build_replic
 training loop of the project: the notebooks, the command line and the tests call it.
 """
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,12 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from mnistdist.checkpoints import Checkpoints
 from mnistdist.model import Graph, build_model, evaluate
 from mnistdist.placement import replica_devices
 from mnistdist.results import WorkerResult
-from mnistdist.sessions import worker_session
+from mnistdist.sessions import run_options, within, worker_session
 from mnistdist.steps import StepRecord
 
+FRUITLESS_ATTEMPTS = 3  # to go on after a loss, in a row and without a single step
 __all__ = ["Graph", "Replica", "WorkerResult", "adam", "build_replica", "run_worker", "train_loop"]
 
 
@@ -119,8 +122,7 @@ def one_step(model, before, after):
 
     def advance(session, dataset, batch_size, left, timeout):
         images, labels = dataset.next_batch(batch_size)
-        options = tf.RunOptions(timeout_in_ms=int(1000 * timeout)) if timeout else None
-        start = time.monotonic()
+        options, start = run_options(timeout), time.monotonic()
         values = session.run([before, after, model.loss], {model.x: images, model.y_: labels}, options)
         return [(*values[:2], start, time.monotonic(), values[2])]
 
@@ -160,7 +162,9 @@ def count_update(global_step, update, times=1):
         return tf.add(update, 1, name="global_step_after")
 
 
-def train_loop(session, replica, dataset, *, task_index, steps, batch_size=100, timeout=None, on_step=None):
+def train_loop(
+    session, replica, dataset, *, task_index, steps, batch_size=100, timeout=None, on_step=None, records=None
+):
     """Train until the global step is ``steps``; returns the :class:`StepRecord` list of this worker's own steps.
 
     Args:
@@ -174,8 +178,10 @@ def train_loop(session, replica, dataset, *, task_index, steps, batch_size=100, 
         batch_size: Examples a step.
         timeout: Seconds that one step may take; None for any. ``tf.errors.DeadlineExceededError`` after that.
         on_step: Called with each record.
+        records: Those of this worker's earlier steps, to which the new ones are added.
     """
-    records, after = [], session.run(replica.global_step)
+    records = [] if records is None else records
+    after = session.run(replica.global_step, options=run_options(timeout))
     while after < steps:
         try:
             made = replica.advance(session, dataset, batch_size, steps - after, timeout)
@@ -204,6 +210,7 @@ def run_worker(
     steps,
     batch_size=100,
     logdir=None,
+    save_steps=1000,
     wait_timeout=60,
     step_timeout=None,
     on_step=None,
@@ -213,6 +220,8 @@ def run_worker(
 ):
     """Be a worker from start to end: build, wait for the others, train, evaluate. Returns a :class:`WorkerResult`.
 
+    With a ``logdir``, a ps that ends and is started again is waited for, and training goes on from the last checkpoint.
+
     Args:
         target: The session's target: ``server.target`` of the worker's own server, or its gRPC URL.
         cluster_spec: ``{"ps": [...], "worker": [...]}``.
@@ -221,7 +230,8 @@ def run_worker(
             may be None.
         steps: Global step to end at, see :func:`train_loop`.
         batch_size: Examples a step.
-        logdir: Where worker 0 keeps checkpoints and restores the latest from; None for nowhere.
+        logdir: Folder in which worker 0 keeps checkpoints, and from which it restores the last one; None for none.
+        save_steps: Global steps from one checkpoint to the next.
         wait_timeout: Seconds to wait for the ps tasks, and again for worker 0 to initialise the variables.
         step_timeout: Seconds that one step may take; None for any.
         on_step: Called with each :class:`StepRecord`.
@@ -232,30 +242,64 @@ def run_worker(
     Raises:
         TimeoutError: a ps, worker 0 or, with ``step_timeout``, the rest of a round did not come in time.
         ConnectionError: a ps has gone, or worker 0 of a synchronous training.
+        OSError: a checkpoint can't be written or read.
     """
+    records, fruitless = [], 0
+    while True:
+        replica, made = _build(design, cluster_spec, task_index, data, replica_options), len(records)
+        chief = task_index == 0 and logdir is not None
+        checkpoints = Checkpoints(replica, logdir, save_steps, wait_timeout) if chief else None
+
+        def after_step(record, checkpoints=checkpoints):
+            if checkpoints is not None:
+                checkpoints.save_when_due(record.global_step_after)
+            if on_step is not None:
+                on_step(record)
+
+        loop = {"task_index": task_index, "steps": steps, "batch_size": batch_size, "timeout": step_timeout}
+        loop |= {"on_step": after_step, "records": records}
+        options = {"checkpoints": checkpoints, "wait_timeout": wait_timeout, "say": say}
+        try:
+            with worker_session(replica, target, cluster_spec, task_index, **options) as session:
+                _tell_begin(session, replica, task_index, records, say)
+                train_loop(session, replica, data.train, **loop)
+                seconds = _tell_end(records, say)
+                if checkpoints is not None:
+                    checkpoints.save(session.run(replica.global_step))
+                late = f"no evaluation within {wait_timeout:g} s: a ps does not answer"
+                evaluation = functools.partial(evaluate, session, replica.model, data.validation)
+                validation = within(wait_timeout, evaluation, late) if data.validation is not None else None
+            return WorkerResult(task_index, records, seconds, validation)
+        except ConnectionError as error:
+            fruitless = 0 if len(records) > made else fruitless + 1
+            if logdir is None:
+                advice = "start the training again (with a logdir, checkpoints would remain)"
+                raise ConnectionError(f"{error}: {advice}") from None
+            if fruitless == FRUITLESS_ATTEMPTS:
+                raise
+            say(f"Worker {task_index}: {error}; waiting up to {wait_timeout:g} s for it to come back")
+
+
+def _build(design, cluster_spec, task_index, data, replica_options):
     if design == "fast":
         from mnistdist.flat_graph import build_flat_replica
 
-        replica = build_flat_replica(cluster_spec, task_index, train_set=data.train, **replica_options)
-    else:
-        replica = build_replica(cluster_spec, task_index, **replica_options)
-    with worker_session(
-        replica, target, cluster_spec, task_index, logdir=logdir, wait_timeout=wait_timeout, say=say
-    ) as session:
-        begin = time.time()
-        say(f"Training begins @ {begin:f}")
-        records = train_loop(
-            session,
-            replica,
-            data.train,
-            task_index=task_index,
-            steps=steps,
-            batch_size=batch_size,
-            timeout=step_timeout,
-            on_step=on_step,
-        )
-        end = time.time()
-        say(f"Training ends @ {end:f}")
-        say(f"Training elapsed time: {end - begin:f} s")
-        validation = evaluate(session, replica.model, data.validation) if data.validation is not None else None
-    return WorkerResult(task_index, records, end - begin, validation)
+        return build_flat_replica(cluster_spec, task_index, train_set=data.train, **replica_options)
+    return build_replica(cluster_spec, task_index, **replica_options)
+
+
+def _tell_begin(session, replica, task_index, records, say):
+    if not records:
+        say(f"Training begins @ {time.time():f}")
+        return
+    reached, now = records[-1].global_step_after, session.run(replica.global_step)
+    lost = f"{reached - now} steps are lost" if reached > now else "no step is lost"
+    say(f"Worker {task_index}: training goes on from global step {now}: {lost}")
+
+
+def _tell_end(records, say):
+    """Says how long the training took, which it returns in seconds."""
+    seconds = time.monotonic() - records[0].start if records else 0.0
+    say(f"Training ends @ {time.time():f}")
+    say(f"Training elapsed time: {seconds:f} s")
+    return seconds

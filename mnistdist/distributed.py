@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import time
 
 from mnistdist import __version__
@@ -67,7 +68,15 @@ def _serve(flags, spec):
     server, _ = _start_server(flags, spec)
     from mnistdist.presence import attend
 
-    if not attend(server.target, spec, flags.task_index, flags.ps_linger):
+    patience, said = 10 * flags.wait_timeout, 0
+
+    def on_wait(left):
+        nonlocal said
+        if patience - left > said + 60:
+            said += 60
+            print(f"ps {flags.task_index}: no worker has come yet ({left:.0f} s left)")
+
+    if not attend(server.target, spec, flags.task_index, flags.ps_linger, patience, on_wait):
         raise TimeoutError(
             f"every worker has been silent for {flags.ps_linger:g} s (--ps_linger), and none has finished"
         )
@@ -76,6 +85,8 @@ def _serve(flags, spec):
 def _work(flags, spec):
     """Be a worker: train, evaluate, and tell what the text's program tells."""
     started = time.monotonic()
+    if flags.logdir is not None:
+        _prepare_logdir(flags)
     data = _read_data(flags)
     _introduce(flags)
     index = flags.task_index
@@ -123,6 +134,7 @@ def _work(flags, spec):
             seed=flags.seed,
             design=flags.design,
             logdir=flags.logdir,
+            save_steps=flags.save_steps,
             wait_timeout=flags.wait_timeout,
             step_timeout=flags.wait_timeout,
             on_step=on_step,
@@ -147,6 +159,16 @@ def _read_data(flags):
         return read_data_sets(flags.data_dir, one_hot=True, seed=seed)
     except (DataError, OSError) as error:
         raise UsageError(f"--data_dir: {error}") from None
+
+
+def _prepare_logdir(flags):
+    if flags.task_index == 0:
+        try:
+            os.makedirs(flags.logdir, exist_ok=True)
+            with tempfile.TemporaryFile(dir=flags.logdir) as file:
+                file.write(bytes(4096))
+        except OSError as error:
+            raise UsageError(f"--logdir: no checkpoints can be kept in {flags.logdir}: {error.strerror}") from None
 
 
 def _start_server(flags, spec):

@@ -1,7 +1,5 @@
 """The flags of the program, and what is wrong with their values: all of it known before TensorFlow is imported."""
 
-import math
-
 from mnistdist.network import parse_address
 
 # Kind, name, default, meaning. Names and defaults down to existing_servers are the text's, with those that it leaves
@@ -22,16 +20,39 @@ FLAGS = (
     ("integer", "num_gpus", None, "GPUs of this machine to use, one for each of its workers. Default: all found."),
     ("boolean", "existing_servers", False, "Use servers that run at the workers' addresses; start none."),
     ("integer", "seed", None, "Makes the initial weights, and each worker's order of batches, repeatable."),
-    ("string", "logdir", None, "Where worker 0 keeps checkpoints, and continues from the latest. Default: nowhere."),
+    (
+        "string",
+        "logdir",
+        None,
+        "Where worker 0 keeps checkpoints; all workers need it to outlive a ps. Default: none.",
+    ),
+    ("integer", "save_steps", 1000, "Global steps from one checkpoint to the next, with logdir."),
     ("string", "design", "fast", "fast, or listing: a variable each, a fed batch and a run a step, as in the text."),
     ("integer", "log_every", 100, "A step in so many is printed."),
-    ("float", "wait_timeout", 60.0, "Seconds to wait for a ps, for worker 0, and for a step to be done."),
+    (
+        "float",
+        "wait_timeout",
+        60.0,
+        "Seconds to wait for a ps, worker 0 or a step; ten times that for a ps's first worker.",
+    ),
     ("float", "ps_linger", 30.0, "Seconds for which a ps waits for workers of which it hears nothing any more."),
     ("boolean", "version", False, "Print the version and end."),
     ("boolean", "help", False, "Print this and end."),
 )
-_AT_LEAST_ONE = ("hidden_units", "train_steps", "batch_size", "log_every", "replicas_to_aggregate")
-_ABOVE_ZERO = ("learning_rate", "wait_timeout", "ps_linger")
+# The least and the most that a number may be. At the most, the first layer's weights still fit into one message of
+# gRPC (2 GB), a batch into memory, and a count into TensorFlow's int64.
+_COUNTS = {
+    "hidden_units": (1, 500_000),
+    "train_steps": (1, 2**62),
+    "batch_size": (1, 1_000_000),
+    "log_every": (1, 2**62),
+    "save_steps": (1, 2**62),
+    "replicas_to_aggregate": (1, 1_000_000),
+    "num_gpus": (0, 1_000_000),
+}
+_NUMBERS = {"learning_rate": (1e-30, 1e30), "wait_timeout": (1e-3, 1e7), "ps_linger": (1e-3, 1e7)}  # float32; ms
+_PATHS = ("data_dir", "logdir")
+_ABSLS_OWN = ("flagfile", "undefok")  # in every FlagValues; the first reads files, and may wait for one for ever
 
 
 class UsageError(Exception):
@@ -49,6 +70,10 @@ def parse(argv):
     values = flags.FlagValues()
     for kind, name, default, meaning in FLAGS:
         getattr(flags, f"DEFINE_{kind}")(name, default, meaning, flag_values=values)
+    for word in argv:
+        name = word.lstrip("-").partition("=")[0]
+        if word.startswith("-") and name in _ABSLS_OWN:
+            raise UsageError(f"Unknown command line flag {name!r}")
     try:
         rest = values(["mnistdist.distributed", *argv])[1:]
     except flags.Error as error:
@@ -73,6 +98,8 @@ def check(flags):
     Raises:
         UsageError: for the first flag that does not.
     """
+    from mnistdist.idx import can_name_a_file  # not needed for --help
+
     if not flags.job_name:
         raise UsageError("Must specify an explicit `job_name`: --job_name=ps or --job_name=worker")
     if flags.task_index is None:
@@ -88,12 +115,19 @@ def check(flags):
         )
     if flags.design not in ("fast", "listing"):
         raise UsageError(f"--design: expected fast or listing, got {flags.design!r}")
-    for name in _AT_LEAST_ONE:
-        if flags[name].value is not None and flags[name].value < 1:
-            raise UsageError(f"--{name}: expected 1 or more, got {flags[name].value}")
-    for name in _ABOVE_ZERO:
-        if not (flags[name].value > 0 and math.isfinite(flags[name].value)):
-            raise UsageError(f"--{name}: expected a number above 0, got {flags[name].value:g}")
+    for name, (least, most) in _COUNTS.items():
+        value = flags[name].value
+        if value is not None and value < least:
+            raise UsageError(f"--{name}: expected {least} or more, got {value}")
+        if value is not None and value > most:
+            raise UsageError(f"--{name}: expected {most} or less, got {value}")
+    for name, (least, most) in _NUMBERS.items():
+        if not least <= flags[name].value <= most:
+            raise UsageError(f"--{name}: expected a number from {least:g} to {most:g}, got {flags[name].value:g}")
+    for name in _PATHS:
+        value = flags[name].value
+        if value is not None and not (value and can_name_a_file(value)):
+            raise UsageError(f"--{name}: expected the name of a directory, got {value!r}")
     if flags.replicas_to_aggregate is not None and not flags.sync_replicas:
         raise UsageError("--replicas_to_aggregate: asynchronous training aggregates nothing; add --sync_replicas")
     if flags.job_name == "ps" and flags.existing_servers:
@@ -111,6 +145,7 @@ def _addresses(flags):
                 place = parse_address(address)
             except ValueError as error:
                 raise UsageError(f"--{flag}: {error}") from None
+            place = place[0].lower(), place[1]
             if place in seen:
                 raise UsageError(f"--{flag}: {address} is in --{seen[place]} already; each task has one of its own")
             seen[place] = flag

@@ -20,6 +20,9 @@ import tensorflow.compat.v1 as tf
 
 from mnistdist.between_graph import Replica, adam, count_update
 from mnistdist.model import Graph, build_model
+from mnistdist.sessions import run_options
+
+ROUNDS_PER_RUN = 8  # of the chief's op that merges gradients; like a worker's steps, each is of its own
 
 
 def build_flat_replica(
@@ -226,23 +229,25 @@ class _Rounds:
     """
 
     def __init__(self, vector, opt, global_step, aggregate, workers):
-        self._accumulators, updates = [], []
+        self._accumulators = []
         for index, shard in enumerate(vector.shards):
             with tf.device(_ps(index)):
                 name = f"gradients_{index}"
                 self._accumulators.append(tf.ConditionalAccumulator(tf.float32, shard.shape, name, name))
         with tf.device(_ps(0)):
             self._tokens = tf.FIFOQueue(-1, [tf.int64], [()], name="tokens", shared_name="tokens")
-        merged = []
-        for index, (accumulator, shard) in enumerate(zip(self._accumulators, vector.shards, strict=True)):
-            with tf.device(_ps(index)):
-                merged.append((accumulator.take_grad(aggregate), shard))
+        many, done = max(aggregate, workers), []
+        for _ in range(ROUNDS_PER_RUN):
+            merged = []
+            with tf.control_dependencies(done):
+                for index, (accumulator, shard) in enumerate(zip(self._accumulators, vector.shards, strict=True)):
+                    with tf.device(_ps(index)):
+                        merged.append((accumulator.take_grad(aggregate), shard))
+                with tf.device(_ps(0)):
+                    round_ = count_update(global_step, opt.apply_gradients(merged))
+                    done = [self._tokens.enqueue_many([tf.fill([many], round_)])]
         with tf.device(_ps(0)):
-            updates = opt.apply_gradients(merged)
-            round_ = count_update(global_step, updates)
-            many = max(aggregate, workers)
-            merge = self._tokens.enqueue_many([tf.fill([many], round_)])
-            self.runner = tf.train.QueueRunner(self._tokens, [merge])
+            self.runner = tf.train.QueueRunner(self._tokens, done)
             self.init_tokens = self._tokens.enqueue_many([tf.fill([many], global_step.read_value())])
 
     def hand_in(self, gradients, round_):
@@ -349,9 +354,9 @@ def _advancing(runs, batches, local_steps, workers, sync_from):
         rows = dataset.next_rows(count * local_steps * batch_size).reshape(count * local_steps, batch_size)
         feed = {run.rows: rows}
         if sync_from is not None:
-            round_ = session.run(sync_from) if round_ is None else round_
+            round_ = session.run(sync_from, options=run_options(timeout)) if round_ is None else round_
             feed[run.round_] = round_
-        options = tf.RunOptions(timeout_in_ms=int(1000 * timeout * count)) if timeout else None
+        options = run_options(timeout and timeout * count)
         start = time.monotonic()
         before, after, losses, ends = session.run(run.fetches, feed, options)
         last = time.monotonic()

@@ -10,6 +10,7 @@ import sys
 import threading
 
 from mnistdist import __version__, devices
+from mnistdist.errors import describe_exit
 from mnistdist.flags import UsageError, check, parse
 from mnistdist.network import (
     enter_private_network,
@@ -45,6 +46,12 @@ def main(argv=None):
         default="auto",
         help="private: a network of their own; host: 127.0.0.1 and free ports; auto: private where possible",
     )
+    run.add_argument(
+        "--restarts",
+        type=lambda text: _count(text, least=0),
+        default=0,
+        help="how many times, in all, a task that fails is started again (default 0); a lost ps needs --logdir",
+    )
     options, flags = parser.parse_known_args(argv)
     try:
         return _run(options, flags)
@@ -53,10 +60,10 @@ def main(argv=None):
         return 1
 
 
-def _count(text):
+def _count(text, least=1):
     number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {number}")
+    if number < least:
+        raise argparse.ArgumentTypeError(f"expected {least} or more, got {number}")
     return number
 
 
@@ -87,39 +94,43 @@ def _run(options, flags):
         raise UsageError(f"--num_gpus: {error}") from None
     # A task finds the GPU that its environment shows it and no other, so it is not told how many there are.
     passed_on = [name for name in given if given[name].present and name != "num_gpus"]
-    return _Tasks(pins, [*hosts, *(f"--{name}={given[name].value}" for name in passed_on)]).wait()
+    return _Tasks(pins, [*hosts, *(f"--{name}={given[name].value}" for name in passed_on)], options.restarts).wait()
 
 
 class _Tasks:
     """The running tasks: their output goes to ours, line by line, each with the task's name before it."""
 
-    def __init__(self, pins, flags):
+    def __init__(self, pins, flags, restarts):
+        self._pins, self._flags, self._restarts = pins, flags, restarts
         self._failure, self._interrupts, self._parent = 0, 0, os.getpid()
         self._lock = threading.Lock()
         self._processes, self._readers = {}, []
         signal.signal(signal.SIGINT, self._pass_on)
         signal.signal(signal.SIGTERM, self._pass_on)
-        for (job, index), pin in pins.items():
-            command = [sys.executable, "-u", "-m", "mnistdist.distributed"]
-            command += [f"--job_name={job}", f"--task_index={index}", *flags]
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                env=os.environ | dict(pin.env),
-                start_new_session=True,  # Ctrl-C comes to this process alone, which passes it on
-                preexec_fn=self._end_with_parent,
-            )
-            if hasattr(os, "sched_setaffinity"):
-                with contextlib.suppress(ProcessLookupError):  # it has ended already, and says why
-                    os.sched_setaffinity(process.pid, pin.cores)
-            self._processes[job, index] = process
-            reader = threading.Thread(target=self._copy, args=(f"{job}:{index}", process.stdout))
-            reader.start()
-            self._readers.append(reader)
+        for task in pins:
+            self._start(task)
+
+    def _start(self, task):
+        (job, index), pin = task, self._pins[task]
+        command = [sys.executable, "-u", "-m", "mnistdist.distributed"]
+        process = subprocess.Popen(
+            [*command, f"--job_name={job}", f"--task_index={index}", *self._flags],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=os.environ | dict(pin.env),
+            start_new_session=True,  # Ctrl-C comes to this process alone, which passes it on
+            preexec_fn=self._end_with_parent,
+        )
+        if hasattr(os, "sched_setaffinity"):
+            with contextlib.suppress(ProcessLookupError):  # it has ended already, and says why
+                os.sched_setaffinity(process.pid, pin.cores)
+        self._processes[task] = process
+        reader = threading.Thread(target=self._copy, args=(f"{job}:{index}", process.stdout))
+        reader.start()
+        self._readers.append(reader)
 
     def _end_with_parent(self):
         if sys.platform.startswith("linux"):
@@ -151,7 +162,13 @@ class _Tasks:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     status = process.wait(timeout=0.1 / len(left))
                     del left[task]
-                    if status and not self._failure:
+                    if status and self._restarts and not self._failure:
+                        self._restarts -= 1
+                        why = describe_exit(status)
+                        print(f"mnistdist run: {task[0]}:{task[1]} ended with {why}: started again", file=sys.stderr)
+                        self._start(task)
+                        left[task] = self._processes[task]
+                    elif status and not self._failure:
                         self._failure = status if status > 0 else 128 - status
                         self._send(signal.SIGTERM)
         for reader in self._readers:

@@ -12,6 +12,7 @@ import time
 
 QUEUE = "mnistdist_presence"
 PERIOD = 1.0  # seconds between two signs of life
+RECONNECT_SECONDS = 5
 
 
 def _queue(tf, ps_index):
@@ -41,19 +42,14 @@ class Presence:
         from mnistdist import sessions
 
         self._tf, self._sessions, self._over = tf, sessions, threading.Event()
-        with tf.Graph().as_default() as graph:
+        self._target, self._spec, self._task_index = target, cluster_spec, task_index
+        with tf.Graph().as_default() as self._graph:
             queues = [_queue(tf, index) for index in range(len(cluster_spec["ps"]))]
             self._sign = tf.group(*[queue.enqueue((task_index, False)) for queue in queues])
             self._farewell = tf.group(*[queue.enqueue((task_index, True)) for queue in queues])
-
-        def first_sign():
-            session = tf.Session(target, graph=graph, config=sessions.session_config(task_index))
-            session.run(self._sign)
-            return session
-
         other = "do TensorFlow servers of this very cluster answer at all its addresses?"
         try:
-            self._session = sessions.within(timeout, first_sign, f"no session within {timeout:g} s: {other}")
+            self._session = sessions.within(timeout, self._connect, f"no session within {timeout:g} s: {other}")
         except tf.errors.OpError as error:
             raise ConnectionError(f"no session: {other} ({sessions.gist(error)})") from error
         self._thread = threading.Thread(target=self._live, daemon=True)
@@ -66,8 +62,9 @@ class Presence:
         self._over.set()
         if error is None:
             self._thread.join()
-            self._sessions.close_session(self._session)
-        else:
+            if self._session is not None:
+                self._sessions.close_session(self._session)
+        elif self._session is not None:
             self._sessions.abandon(self._session)
 
     def finish(self):
@@ -76,15 +73,30 @@ class Presence:
         self._thread.join()
         self._give(self._farewell)
 
+    def _connect(self):
+        session = self._tf.Session(
+            self._target, graph=self._graph, config=self._sessions.session_config(self._task_index)
+        )
+        session.run(self._sign)
+        return session
+
     def _live(self):
         while not self._over.wait(PERIOD):
             self._give(self._sign)
 
     def _give(self, op):
+        """Run ``op``; after a ps has gone, with a new session as soon as all are there again."""
         try:
+            if self._session is None:
+                self._sessions.wait_for_ps(self._spec, PERIOD)
+                self._session = self._sessions.within(RECONNECT_SECONDS, self._connect, "")
             self._session.run(op, options=self._tf.RunOptions(timeout_in_ms=5000))
-        except self._tf.errors.OpError:
-            self._over.set()  # a ps has gone: the training hears of it in its own session
+        except self._tf.errors.DeadlineExceededError:
+            pass  # a ps that is slow, or stopped for a while
+        except (self._tf.errors.OpError, TimeoutError, ConnectionError):
+            if self._session is not None:
+                self._sessions.abandon(self._session)
+            self._session = None  # the training hears of it in its own session
 
 
 class Roll:
@@ -98,6 +110,11 @@ class Roll:
     def __init__(self, workers, linger):
         self.finished = set()
         self._linger, self._heard, self._workers = linger, None, range(workers)
+
+    @property
+    def begun(self):
+        """Whether any worker has been heard."""
+        return self._heard is not None
 
     def hear(self, worker, finished, now):
         """Take note of a sign of life, or of the last one, at time ``now`` in seconds."""
@@ -114,7 +131,7 @@ class Roll:
         )
 
 
-def attend(target, cluster_spec, ps_index, linger):
+def attend(target, cluster_spec, ps_index, linger, patience=600, on_wait=None):
     """Wait on a ps until its workers need it no more; returns the set of those that have finished.
 
     Args:
@@ -122,6 +139,11 @@ def attend(target, cluster_spec, ps_index, linger):
         cluster_spec: ``{"ps": [...], "worker": [...]}``.
         ps_index: Which ps this is.
         linger: Seconds of silence after which a worker counts as gone.
+        patience: Seconds to wait for the first word of any worker.
+        on_wait: Called about ten times a second, until that first word, with the seconds that are left.
+
+    Raises:
+        TimeoutError: there was no such word.
     """
     import tensorflow.compat.v1 as tf
 
@@ -138,6 +160,12 @@ def attend(target, cluster_spec, ps_index, linger):
 
     # A blocked run can't be interrupted; the main thread can.
     threading.Thread(target=listen, daemon=True).start()
+    deadline = time.monotonic() + patience
     while not roll.over(time.monotonic()):
+        left = deadline - time.monotonic()
+        if not roll.begun and left < 0:
+            raise TimeoutError(f"no worker has come within {patience:g} s: are they running, with the same addresses?")
+        if not roll.begun and on_wait is not None:
+            on_wait(left)
         time.sleep(0.1)
     return roll.finished

@@ -19,48 +19,49 @@ POLL_SECONDS = 0.2
 
 
 @contextlib.contextmanager
-def worker_session(replica, target, cluster_spec, task_index, *, logdir=None, wait_timeout=60, say=lambda line: None):
+def worker_session(
+    replica, target, cluster_spec, task_index, *, checkpoints=None, wait_timeout=60, say=lambda line: None
+):
     """A session on a replica whose variables are initialised: the ``with`` block trains in it.
 
-    Worker 0, the chief, initialises the variables (or restores them from ``logdir``), unless they live on the ps
-    already because it was restarted in the middle of a training; the others wait for it. In synchronous training it
-    also runs the queue that turns gradients into updates.
+    Worker 0, the chief, initialises the variables (or restores the last of the ``checkpoints``), unless they live on
+    the ps already because it was restarted in the middle of a training; the others wait for it. In synchronous training
+    it also runs the queue that turns gradients into updates.
 
     Args:
         replica: From :func:`mnistdist.between_graph.build_replica`; its graph can't be changed afterwards.
         target: The session's target: ``server.target``, or a gRPC URL.
         cluster_spec: ``{"ps": [...], "worker": [...]}``.
         task_index: Which worker this is.
-        logdir: Where the chief keeps checkpoints, every 10 minutes and at the end; None for nowhere.
+        checkpoints: A chief's :class:`mnistdist.checkpoints.Checkpoints`; None for none.
         wait_timeout: Seconds to wait for all ps tasks, and again for the chief.
         say: Called with the lines that the text's program prints meanwhile.
 
     Raises:
         TimeoutError: a ps or the chief was not ready in time, or a run with a limit of its own exceeded it.
         ConnectionError: a ps, or the chief of a synchronous training, has gone.
+        OSError: the last checkpoint can't be restored.
     """
-    chief = task_index == 0
     wait_for_ps(cluster_spec, wait_timeout)
     with replica.graph.as_default():
         supervisor = tf.train.Supervisor(
-            is_chief=chief,
-            logdir=logdir,
+            is_chief=task_index == 0,
+            logdir=checkpoints and checkpoints.folder,
+            saver=checkpoints and checkpoints.saver,
             init_op=tf.global_variables_initializer(),
             local_init_op=replica.local_init,
             ready_for_local_init_op=replica.uninitialized,
             recovery_wait_secs=POLL_SECONDS,
             global_step=replica.global_step,
             summary_op=None,
-            **({} if logdir else {"saver": None}),
+            summary_writer=None,
         )
     session = None
     try:
-        session = _open(supervisor, replica, target, task_index, wait_timeout, say)
+        session = _open(supervisor, replica, target, task_index, checkpoints, wait_timeout, say)
         yield session
-        if chief and logdir:
-            supervisor.saver.save(session, supervisor.save_path, replica.global_step)
     except tf.errors.OpError as error:
-        explanation = _explanation(error, cluster_spec)
+        explanation = _explanation(error, cluster_spec, sync=replica.queue_runner is not None)
         if explanation is None:
             _close(supervisor, session)
             raise
@@ -119,10 +120,16 @@ def within(seconds, function, complaint):
 def gist(error):
     """The line of a TensorFlow error's message that says something."""
     lines = [line for line in error.message.splitlines() if line.strip("= ") and line != "Graph execution error:"]
-    return lines[0] if lines else type(error).__name__
+    whose = [line for line in lines[:1] if line.startswith("From ") and line.endswith(":")]
+    return " ".join([*whose, *lines[len(whose) :][:1]]) or type(error).__name__
 
 
-def _open(supervisor, replica, target, task_index, wait_timeout, say):
+def run_options(timeout):
+    """Options of a run that may take ``timeout`` seconds; None, which is any time, for None."""
+    return tf.RunOptions(timeout_in_ms=int(1000 * timeout)) if timeout else None
+
+
+def _open(supervisor, replica, target, task_index, checkpoints, wait_timeout, say):
     chief, config = task_index == 0, session_config(task_index)
 
     def initialised():
@@ -131,6 +138,8 @@ def _open(supervisor, replica, target, task_index, wait_timeout, say):
 
     def prepare():
         if chief and not initialised():
+            if checkpoints is not None and checkpoints.latest:
+                say(f"Worker {task_index}: restoring {checkpoints.latest}")
             return supervisor.prepare_or_wait_for_session(target, config, start_standard_services=False)
         return supervisor.session_manager.wait_for_session(target, config, max_wait_secs=wait_timeout)
 
@@ -141,9 +150,16 @@ def _open(supervisor, replica, target, task_index, wait_timeout, say):
         raise TimeoutError(
             f"worker:0, the chief, did not initialise the variables within {wait_timeout:g} s: is it running?"
         ) from None
+    except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
+        if checkpoints is None or not checkpoints.latest:
+            raise
+        raise OSError(
+            f"can't restore {checkpoints.latest}: it is damaged, or of another model or --design ({gist(error)}); move "
+            "it away to begin anew"
+        ) from None
     say(f"Worker {task_index}: Session initialization complete.")
-    if chief and supervisor.save_path:
-        supervisor.start_standard_services(session)
+    if checkpoints is not None:
+        checkpoints.begin(session, int(session.run(replica.global_step)))
     if chief and replica.queue_runner is not None:
         say("Starting chief queue runner and running init_tokens_op")
         supervisor.start_queue_runners(session, [replica.queue_runner])
@@ -172,7 +188,7 @@ def _close(supervisor, session):
         close_session(session)
 
 
-def _explanation(error, cluster_spec):
+def _explanation(error, cluster_spec, sync):
     """The error that says what TensorFlow's error means for the cluster; None if it is about something else."""
     gone = []
     time.sleep(0.5)  # a process that is ending accepts connections to its last moment
@@ -182,12 +198,15 @@ def _explanation(error, cluster_spec):
         except TimeoutError:
             gone.append(f"ps:{index} at {address}")
     if gone:
-        return ConnectionError(f"{' and '.join(gone)} has gone, and its variables with it: start the training again")
+        return ConnectionError(f"{' and '.join(gone)} has gone, and its variables with it")
     if isinstance(error, tf.errors.DeadlineExceededError):
-        return TimeoutError(
-            "a step was not done in time. A synchronous round waits for as many gradients as it aggregates: has a "
-            "worker ended in the middle of one? Start it again, or aggregate fewer gradients than there are workers"
+        why = (
+            "A synchronous round waits for as many gradients as it aggregates: has a worker ended in the midst of one? "
+            "Start it again, or aggregate fewer gradients than there are workers"
+            if sync
+            else "Every ps accepts connections, but one does not answer: is it stopped, or overloaded?"
         )
+        return TimeoutError(f"a step was not done in time. {why}")
     if isinstance(error, (tf.errors.UnavailableError, tf.errors.AbortedError)):
         return ConnectionError(f"a task of the cluster was lost or restarted: {gist(error)}")
     return None

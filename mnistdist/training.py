@@ -35,6 +35,9 @@ def train(
     design="fast",
     local_steps=1,
     steps_per_run=None,
+    logdir=None,
+    save_steps=1000,
+    restarts=0,
 ):
     """Train a model on a cluster, one client a worker (between-graph replication), and evaluate what it has learned.
 
@@ -62,6 +65,10 @@ def train(
             for more staleness. A record is then one push; the global step still counts batches.
         steps_per_run: Fast design: how many steps, each with its own pull and push, one run of the session makes.
             None for 8, or 1 if there is an ``on_step``, which is called between runs.
+        logdir: Folder in which worker 0 keeps checkpoints, and from the last of which training goes on; None for none.
+        save_steps: Global steps from one checkpoint to the next.
+        restarts: How many times, in all, a task that has ended is started again and the training goes on. Steps that a
+            worker had recorded end with it. A ps takes the variables with it: that needs a ``logdir``.
 
     Returns:
         A :class:`Run`.
@@ -77,7 +84,7 @@ def train(
             print(run.test.accuracy)
     """
     workers = len(cluster.workers)
-    counts = {"steps": steps, "batch_size": batch_size, "local_steps": local_steps}
+    counts = {"steps": steps, "batch_size": batch_size, "local_steps": local_steps, "save_steps": save_steps}
     optional = {"replicas_to_aggregate": replicas_to_aggregate, "steps_per_run": steps_per_run}
     for name, value in (counts | {name: value for name, value in optional.items() if value is not None}).items():
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
@@ -90,6 +97,13 @@ def train(
         raise ValueError(f"local_steps={local_steps} needs sync=False: a round takes one gradient of each batch")
     if replicas_to_aggregate is not None and not sync:
         raise ValueError(f"replicas_to_aggregate={replicas_to_aggregate} needs sync=True: there are no rounds without")
+    if isinstance(restarts, bool) or not isinstance(restarts, (int, np.integer)) or restarts < 0:
+        raise ValueError(f"restarts: expected an int of 0 or more, got {restarts!r}")
+    if logdir is not None:
+        if not isinstance(logdir, (str, os.PathLike)):
+            raise ValueError(f"logdir: expected a folder's path or None, got {logdir!r}")
+        logdir = str(Path(logdir).resolve())
+        os.makedirs(logdir, exist_ok=True)
     if isinstance(data, (str, os.PathLike)):
         data = str(Path(data).resolve())
         read_data_sets(data)  # complains here of what is wrong with it, and fills it when it is empty
@@ -101,8 +115,10 @@ def train(
         replica_options["steps_per_run"] = steps_per_run or (1 if on_step else STEPS_PER_RUN)
     replica_options |= {k: v for k, v in (("build_graph", build_graph), ("optimizer", optimizer)) if v is not None}
     run_options = {"steps": int(steps), "batch_size": int(batch_size), "on_step": on_step, "step_timeout": step_timeout}
+    run_options |= {"logdir": logdir, "save_steps": int(save_steps)}
+    arguments = data, seed, run_options, replica_options
     try:
-        results = _on_workers(cluster, _train, range(workers), (data, seed, run_options, replica_options), int(steps))
+        results = _on_workers(cluster, _train, range(workers), arguments, int(steps), restarts)
         (shared,) = _on_workers(cluster, _finish, [0], (data, seed, replica_options))
     except BaseException:
         if cluster.status in ("running", "failed"):
@@ -229,8 +245,11 @@ def restore(session, path):
 # ------------------------------------------------------------------------------------- in the notebook's process
 
 
-def _on_workers(cluster, function, indices, arguments, steps=None):
-    """Run ``function`` in some workers at once; returns their answers, or raises the first failure's cause."""
+def _on_workers(cluster, function, indices, arguments, steps=None, restarts=0):
+    """Run ``function`` in some workers at once; returns their answers, or raises the first failure's cause.
+
+    So many ``restarts`` of tasks that have ended are no failure; in a worker, the function then begins again.
+    """
     import cloudpickle  # carries functions and classes that were typed in a notebook
     from tqdm import tqdm
 
@@ -241,6 +260,12 @@ def _on_workers(cluster, function, indices, arguments, steps=None):
         while True:
             ended = [task for task in cluster.tasks if cluster.exit_of(task) is not None]
             failed = [index for index, answer in answers.items() if answer.ready() and not answer.successful()]
+            if ended and restarts:
+                restarts -= 1
+                cluster.restart(ended[0])
+                if ended[0].job == "worker" and ended[0].index in answers:
+                    answers[ended[0].index] = cluster["worker", ended[0].index].apply_async(function, sent)
+                continue
             if ended:
                 task = ended[0]
                 reason = f"it ended with {describe_exit(cluster.exit_of(task))} during the training"

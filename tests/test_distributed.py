@@ -139,6 +139,13 @@ def test_a_ps_that_never_comes_is_named_within_the_wait(start):
     assert time.monotonic() - begin < 60
 
 
+def test_a_ps_to_which_no_worker_comes_says_so_and_ends(start):
+    statuses, _, errors = start(task("ps", 0, "--wait_timeout=0.2"))
+    assert statuses == [1]
+    assert "no worker has come within 2 s" in errors[0]
+    assert "Traceback" not in errors[0]
+
+
 def launch(*flags, **options):
     return subprocess.Popen(
         [sys.executable, "-m", "mnistdist.launch", "run", *flags], stdout=-1, stderr=-1, text=True, **options
@@ -184,3 +191,22 @@ def test_an_ended_launcher_leaves_no_task(tmp_path, fatal):
     process.communicate(timeout=30)
     assert process.returncode == (128 + signal.SIGINT if fatal == "SIGINT" else -signal.SIGKILL)
     wait_until(lambda: not alive(tree), 10, "the end of every task")
+
+
+@pytest.mark.parametrize("killed", ["ps", "worker"])
+def test_the_launcher_starts_a_killed_task_again(tmp_path, killed):
+    flags = [f"--data_dir={tmp_path}/data", f"--logdir={tmp_path}/log", "--save_steps=200", "--train_steps=4000"]
+    process = launch("--restarts=1", *flags)
+    lines = iter(process.stdout.readline, "")
+    assert any("training step 400 done" in line for line in lines)
+    tasks = psutil.Process(process.pid).children(recursive=True)
+    next(each for each in tasks if f"--job_name={killed}" in each.cmdline()).kill()
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert re.search(rf"^mnistdist run: {killed}:0 ended with SIGKILL: started again$", err, re.M), err
+    assert len(re.findall(r"^\[worker:\d\] validation accuracy = ", out, re.M)) == 2
+    if killed == "ps":
+        lost = re.search(
+            r"^\[worker:0\] Worker 0: training goes on from global step \d+: (\d+) steps are lost$", out, re.M
+        )
+        assert int(lost[1]) <= 200

@@ -44,6 +44,9 @@ def test_a_ps_is_waited_for_and_named():
 def test_the_gist_of_an_error_is_its_first_line_that_says_something():
     message = "From /job:ps/replica:0/task:0:\n"
     assert gist(tf.errors.AbortedError(None, None, "=====\nGraph execution error:\n\n" + message)) == message.strip()
+    assert gist(tf.errors.AbortedError(None, None, message + "The handle is gone.\nMore.")) == (
+        "From /job:ps/replica:0/task:0: The handle is gone."
+    )
     assert gist(tf.errors.AbortedError(None, None, "")) == "AbortedError"
 
 

@@ -1,0 +1,85 @@
+"""Each fault once, modes and forms in turn; the whole matrix is `make faults`."""
+
+import random
+import sys
+
+import pytest
+
+from mnistdist.network import private_network_available
+from tools import faults
+
+# Every role and fault, and every form and mode of each.
+CELLS = [
+    ("program", "worker", "kill", "async"),
+    ("cluster", "chief", "kill", "async"),
+    ("program", "ps", "kill", "sync"),
+    ("cluster", "worker", "pause", "sync"),
+    ("program", "chief", "pause", "sync"),
+    ("cluster", "ps", "pause", "async"),
+    ("program", "worker", "restart", "sync"),
+    ("cluster", "chief", "restart", "sync"),
+    ("program", "ps", "restart", "async"),
+    ("cluster", "ps", "restart", "async"),
+]
+
+needs_network = pytest.mark.skipif(
+    not private_network_available(), reason="no network namespaces on this system: the servers would be open to all"
+)
+
+
+def test_the_cells_cover_what_they_should():
+    assert set(CELLS) <= set(faults.cells())
+    assert len(faults.cells()) == 36
+    assert {cell[1:3] for cell in CELLS} == {cell[1:3] for cell in faults.cells()}
+    for position in (0, 3):
+        for fault in faults.FAULTS:
+            assert len({cell[position] for cell in CELLS if cell[2] == fault}) == 2
+
+
+@needs_network
+@pytest.mark.parametrize("cell", CELLS, ids=" ".join)
+def test_training_goes_on_or_says_why_it_does_not(cell):
+    """`run_cell` itself asserts what has to come of the fault, and that no process is left."""
+    outcome = faults.run_cell(*cell)
+    form, role, fault, mode = cell
+    ends = fault == "kill" and (form == "cluster" or role == "ps" or mode == "sync")
+    assert bool(outcome["error"]) == ends
+    assert outcome["lost"] <= (faults.SAVE_STEPS if (role, fault) == ("ps", "restart") else 0)
+    if fault == "pause" and (mode == "sync" or role == "ps"):
+        assert outcome["seconds"] >= faults.PAUSE
+
+
+@pytest.mark.parametrize("moment", ["start-up", "training", "anywhere"])
+def test_a_killed_client_leaves_no_process(moment):
+    after = {"start-up": 1.0, "training": 3.0, "anywhere": random.uniform(0, 5)}[moment]
+    assert faults.kill_client(after)["seconds"] < 10
+
+
+def test_the_longest_stall_begins_with_the_fault():
+    assert faults.longest_stall(10.0, [1.0, 9.0, 14.0, 15.0]) == 4.0
+    assert faults.longest_stall(10.0, [10.5, 11.0, 17.0]) == 6.0
+    assert faults.longest_stall(10.0, [9.0]) == 0.0
+
+
+def test_steps_lost_are_those_that_the_parameters_went_back():
+    assert faults.steps_lost([(1, 5), (2, 6), (3, 7)], 2) == 0
+    assert faults.steps_lost([(1, 600), (2, 640), (3, 601), (4, 602)], 2) == 39
+
+
+def test_a_cell_that_leaves_a_process_or_does_not_end_is_a_failure():
+    python = [sys.executable, "-c"]
+    sleep = "import time; time.sleep(60)"
+    sleeper = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {sleep!r}]); print(1)"
+    with pytest.raises(AssertionError, match="expected no process left"):
+        faults._contained([*python, sleeper], 30)
+    with pytest.raises(AssertionError, match="none within 1 s"):
+        faults._contained([*python, sleep], 1)
+    with pytest.raises(AssertionError, match=r"(?s)got 3:.*oh"):
+        faults._contained([*python, "print('oh'); raise SystemExit(3)"], 30)
+
+
+def test_the_table_counts_what_failed():
+    good = {"form": "program", "role": "ps", "fault": "kill", "mode": "async", "seconds": 2.0, "lost": 0, "error": "x"}
+    rows = [good | {"failed": ""}, good | {"seconds": 4.0, "failed": ""}, good | {"seconds": None, "failed": "why"}]
+    (line,) = faults.table(rows).splitlines()[1:]
+    assert line.split() == ["kill", "ps", "async", "3.0", "4.0", "0", "error", "1", "FAILED"]

@@ -1,0 +1,437 @@
+"""Faults in trainings that run, one by one: what `make faults` provokes, and `make soak` for as long as you like.
+
+Each cell of the matrix is a training of one ps and two workers, in which one task is killed for good, paused for ten
+seconds, or killed and started again; as three processes of the program or on a `Cluster`; asynchronous or synchronous.
+It has to go on, or to end with an error that says why, within a limit of time, and to leave no process behind. Each
+cell is a process of its own in a private network, so that nothing of one reaches the next.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import random
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import psutil
+from tqdm import tqdm
+
+FORMS = ("program", "cluster")
+ROLES = {"worker": ("worker", 1), "chief": ("worker", 0), "ps": ("ps", 0)}
+FAULTS = ("kill", "pause", "restart")
+MODES = ("async", "sync")
+PAUSE = 10  # seconds
+SAVE_STEPS = 200
+STEPS = {"async": 5000, "sync": 2000}
+FAULT_AT = 600  # global step
+WAIT = {"kill": 15, "pause": 60, "restart": 60}  # seconds that the tasks may wait
+CELL_LIMIT = 240  # seconds for one cell, under load too: everything in it has a limit of its own
+MARK = "MNISTDIST_FAULT"
+STEP_LINE = re.compile(r"(\d+\.\d+): Worker (\d): training step \d+ done \(global step: (\d+)\)")
+
+
+def cells():
+    """All of the matrix, as (form, role, fault, mode)."""
+    return list(itertools.product(FORMS, ROLES, FAULTS, MODES))
+
+
+# ------------------------------------------------------------------------------------- one cell, from outside
+
+
+def run_cell(form, role, fault, mode):
+    """Provoke one fault in a process of its own; returns its outcome as a dict.
+
+    ``seconds``: from the fault (or the end of the pause) to the next step, or to the error; ``error``: its message, or
+    "" when training went on to its end; ``lost``: global steps that the parameters went back.
+
+    Raises:
+        AssertionError: what happened is not what has to happen; the message says both.
+    """
+    return _contained([sys.executable, "-m", "tools.faults", "cell", form, role, fault, mode], CELL_LIMIT)
+
+
+def _contained(command, limit):
+    """Run a command that prints JSON in its last line, with a mark by which every process it leaves is found."""
+    mark = uuid.uuid4().hex
+    with tempfile.TemporaryDirectory(prefix="mnistdist-fault-") as folder, open(f"{folder}/out", "w+") as out:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {MARK: mark},
+            cwd=Path(__file__).resolve().parent.parent,
+        )
+        try:
+            status = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            status = f"none within {limit} s"
+        finally:
+            left = _await_none(mark, 10)
+            for each in left:
+                each.kill()
+        out.seek(0)
+        said = out.read()
+    orphans = [" ".join(each.info["cmdline"] or [])[:80] for each in left]
+    assert not orphans, f"{' '.join(command[3:])}: expected no process left, got {orphans}"
+    assert status == 0, f"{' '.join(command[3:])}: expected exit status 0, got {status}:\n{said[-3000:]}"
+    return json.loads(said.splitlines()[-1])
+
+
+def _await_none(mark, seconds):
+    """The processes with this mark that are there after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while (left := _marked(mark)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
+
+
+def _marked(mark):
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline", "status"]):
+        with contextlib.suppress(psutil.Error):
+            if process.info["status"] != psutil.STATUS_ZOMBIE and process.environ().get(MARK) == mark:
+                found.append(process)
+    return found
+
+
+# ------------------------------------------------------------------------------------- one cell, from inside
+
+
+def longest_stall(begin, times):
+    """The longest time without a step, in seconds, from ``begin`` on."""
+    later = sorted(when for when in times if when > begin)
+    return max((b - a for a, b in itertools.pairwise([begin, *later])), default=0.0)
+
+
+def steps_lost(steps, begin):
+    """How far the global step went back at ``begin``, of (time, global step) pairs; 0 if it did not."""
+    before = max((step for when, step in steps if when <= begin), default=0)
+    return max(before - min((step - 1 for when, step in steps if when > begin), default=before), 0)
+
+
+class _Program:
+    """Three processes of the program; their lines, with the time at which each was read."""
+
+    def __init__(self, folder, fault, mode):
+        spec = {"ps": ["127.0.0.1:2222"], "worker": ["127.0.0.1:2223", "127.0.0.1:2224"]}
+        self._flags = [f"--{job}_hosts={','.join(addresses)}" for job, addresses in spec.items()]
+        self._flags += [f"--data_dir={folder}/data", f"--train_steps={STEPS[mode]}", f"--wait_timeout={WAIT[fault]}"]
+        self._flags += ["--log_every=1", "--ps_linger=10", f"--sync_replicas={mode == 'sync'}", "--seed=1"]
+        if fault == "restart":
+            self._flags += [f"--logdir={folder}/log", f"--save_steps={SAVE_STEPS}"]
+        self.lines = {task: [] for task in (("ps", 0), ("worker", 0), ("worker", 1))}
+        self.processes, self.readers = {}, []
+        for task in self.lines:
+            self.start(task)
+
+    def start(self, task):
+        job, index = task
+        command = [sys.executable, "-u", "-m", "mnistdist.distributed", f"--job_name={job}", f"--task_index={index}"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        process = self.processes[task] = subprocess.Popen([*command, *self._flags], **pipes)
+        self.readers.append(threading.Thread(target=self._read, args=(task, process.stdout), daemon=True))
+        self.readers[-1].start()
+
+    def _read(self, task, pipe):
+        for line in pipe:
+            self.lines[task].append((time.time(), line.rstrip()))
+
+    def wait(self, tasks):
+        """Exit statuses, when these have ended and all that they wrote has been read."""
+        statuses = {task: self.processes[task].wait(timeout=150) for task in tasks}
+        if len(tasks) == len(self.processes):
+            for reader in self.readers:
+                reader.join(10)
+        return statuses
+
+    def said(self, task):
+        """All lines of a task, as one string."""
+        return "\n".join(line for _, line in self.lines[task])
+
+    def steps(self):
+        """(time, global step) of every step that was told."""
+        found = (STEP_LINE.match(line) for lines in self.lines.values() for _, line in list(lines))
+        return [(float(match[1]), int(match[3])) for match in found if match]
+
+    def everything(self):
+        """The last lines of every task."""
+        return "\n".join(f"-- {task}\n{self.said(task)[-800:]}" for task in self.lines)
+
+
+def program_cell(role, fault, mode):
+    """A fault in three processes of the program; returns its outcome, see :func:`run_cell`."""
+    from mnistdist.network import enter_private_network
+
+    enter_private_network()
+    task = ROLES[role]
+    with tempfile.TemporaryDirectory() as folder:
+        program = _Program(folder, fault, mode)
+        try:
+            deadline = time.monotonic() + 90
+            while max((step for _, step in program.steps()), default=0) < FAULT_AT:
+                assert time.monotonic() < deadline, f"expected {FAULT_AT} steps within 90 s:\n{program.everything()}"
+                time.sleep(0.05)
+            at = time.time()
+            _provoke(lambda number: program.processes[task].send_signal(number), fault)
+            if fault != "pause":
+                program.processes[task].wait()
+            if fault == "restart":
+                program.start(task)
+            return _program_outcome(program, role, fault, mode, at)
+        finally:
+            for process in program.processes.values():
+                process.kill()
+
+
+def _provoke(send, fault):
+    if fault == "pause":
+        send(signal.SIGSTOP)
+        time.sleep(PAUSE)
+        send(signal.SIGCONT)
+    else:
+        send(signal.SIGKILL)
+
+
+def _program_outcome(program, role, fault, mode, at):
+    task = ROLES[role]
+    left = [each for each in program.processes if fault != "kill" or each != task]
+    statuses = program.wait(left)
+    if fault == "kill" and (role == "ps" or mode == "sync"):
+        cause = "ps:0 at 127.0.0.1:2222 has gone" if role == "ps" else "a step was not done in time"
+        assert set(statuses.values()) == {1}, f"expected that all end with 1, got {statuses}:\n{program.everything()}"
+        workers = [each for each in left if each[0] == "worker"]
+        for each in workers:
+            last = program.lines[each][-1][1]
+            assert f"error: {cause}" in last, f"expected {cause!r} in the last line, got:\n{program.everything()}"
+            assert "Traceback" not in program.said(each), program.said(each)
+        when, line = max(program.lines[each][-1] for each in workers)
+        return {"seconds": when - at, "error": line.partition("error: ")[2], "lost": 0}
+    assert not any(statuses.values()), f"expected that all end with 0, got {statuses}:\n{program.everything()}"
+    if fault == "restart" and role != "ps":
+        trained_again = program.said(task).count("Training begins") == 2
+        assert trained_again, f"expected that {task} trains again, got:\n{program.everything()}"
+    told = re.findall(r"global step \d+: (\d+) steps are lost", program.said(("worker", 0)))
+    steps = program.steps()
+    lost = max(steps_lost(steps, at) if role == "ps" and fault == "restart" else 0, *map(int, told), 0)
+    return _went_on({"seconds": longest_stall(at, [when for when, _ in steps]), "error": "", "lost": lost}, steps, mode)
+
+
+def _went_on(outcome, steps, mode):
+    reached = max(step for _, step in steps)
+    assert reached >= STEPS[mode], f"expected {STEPS[mode]} steps at the end, got {reached}"
+    return outcome
+
+
+def cluster_cell(role, fault, mode):
+    """A fault in a training on a `Cluster`; returns its outcome, see :func:`run_cell`."""
+    from mnistdist import Cluster, TaskFailed, train
+
+    job, index = ROLES[role]
+    with tempfile.TemporaryDirectory() as folder, Cluster(ps=1, workers=2) as cluster:
+        signs = Path(folder, "signs")
+        pid = next(task.pid for task in cluster.tasks if (task.job, task.index) == (job, index))
+        done = threading.Event()
+        fault_times = []
+
+        def provoke():
+            while not signs.exists() and not done.wait(0.02):
+                pass
+            if not done.is_set():
+                fault_times.append(time.monotonic())
+                _provoke(lambda number: os.kill(pid, number), fault)
+
+        def on_step(record, path=str(signs), at=FAULT_AT):
+            if record.global_step_after >= at and record.worker == 0:
+                open(path, "a").close()
+
+        thread = threading.Thread(target=provoke)
+        thread.start()
+        options = {"logdir": Path(folder, "log"), "save_steps": SAVE_STEPS, "restarts": 1} if fault == "restart" else {}
+        error, run = None, None
+        try:
+            run = train(
+                cluster,
+                steps=STEPS[mode],
+                sync=mode == "sync",
+                seed=1,
+                on_step=on_step,
+                steps_per_run=8,
+                step_timeout=WAIT[fault],
+                **options,
+            )
+        except TaskFailed as failure:
+            error, when = failure, time.monotonic()
+        finally:
+            done.set()
+            thread.join()
+        assert fault_times, "expected a fault during the training, got none"
+        if fault == "kill":
+            assert error is not None, f"expected TaskFailed, got {run}"
+            assert (error.task, "SIGKILL" in error.reason) == (f"{job}:{index}", True), str(error)
+            assert train(cluster, steps=50, seed=1).global_step >= 50  # the cluster can be used again
+            return {"seconds": when - fault_times[0], "error": str(error).splitlines()[0], "lost": 0}
+        if error is not None:
+            raise error
+        records = [record for result in run.results for record in result.steps]
+        steps = [(record.end, record.global_step_after) for record in records]
+        lost = steps_lost(steps, fault_times[0]) if (role, fault) == ("ps", "restart") else 0
+        stall = longest_stall(fault_times[0], [when for when, _ in steps])
+        return _went_on({"seconds": stall, "error": "", "lost": lost}, steps, mode)
+
+
+# ------------------------------------------------------------------------------------- the client is killed
+
+CLIENT = """
+import tempfile, time
+from mnistdist import Cluster, train
+begin = time.monotonic()
+with Cluster(ps=1, workers=2) as cluster:
+    print("started", time.monotonic() - begin, flush=True)
+    train(cluster, steps=300)
+    print("trained", time.monotonic() - begin, flush=True)
+print("stopped", time.monotonic() - begin, flush=True)
+"""
+
+
+def client_seconds():
+    """How long the client takes that :func:`kill_client` kills, when nobody does."""
+    done = subprocess.run([sys.executable, "-c", CLIENT], capture_output=True, text=True, timeout=120, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def kill_client(after):
+    """Kill a client so many seconds after its start; returns {"seconds": until all its processes had ended, ...}.
+
+    Raises:
+        AssertionError: some were there 10 s later.
+    """
+    mark = uuid.uuid4().hex
+    environment = os.environ | {MARK: mark}
+    with tempfile.TemporaryFile("w+") as out:
+        client = subprocess.Popen([sys.executable, "-c", CLIENT], env=environment, stdout=out, stderr=out)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            client.wait(after)
+        client.kill()
+        client.wait()
+        killed = time.monotonic()
+        left = _await_none(mark, 10)
+        seconds = time.monotonic() - killed
+        out.seek(0)
+        phase = {0: "start-up", 1: "training", 2: "stop", 3: "after its end"}[out.read().count("ed ")]
+    for each in left:
+        each.kill()
+    assert not left, f"killed after {after:.2f} s, in {phase}: expected no process 10 s later, got {len(left)}"
+    return {"after": after, "phase": phase, "seconds": seconds}
+
+
+# ------------------------------------------------------------------------------------- all of them
+
+
+def matrix(chosen, kills, say=print):
+    """Run cells and kills; returns their outcomes, those that failed with "failed": why."""
+    rows = []
+    for cell in tqdm(chosen, desc="faults", disable=not sys.stderr.isatty()):
+        names = dict(zip(("form", "role", "fault", "mode"), cell, strict=True))
+        rows.append(names | _tried(run_cell, *cell))
+        say(_line(rows[-1]))
+    whole = client_seconds() if kills else 0
+    for number in tqdm(range(kills), desc="kills", disable=not sys.stderr.isatty()):
+        after = random.uniform(0, whole) if number else 0.9 * whole
+        rows.append({"form": "cluster", "role": "client", "fault": "kill", "mode": ""} | _tried(kill_client, after))
+        say(_line(rows[-1]))
+    return rows
+
+
+def _tried(function, *arguments):
+    try:
+        return function(*arguments) | {"failed": ""}
+    except AssertionError as problem:
+        return {"seconds": None, "lost": None, "error": "", "failed": str(problem)}
+
+
+def _line(row):
+    where = f"{row['form']:<8}{row['role']:<7}{row['fault']:<8}{row['mode']:<6}"
+    if row["failed"]:
+        return f"{where} FAILED: {row['failed']}"
+    what = f"killed in {row['phase']}" if "phase" in row else row["error"] or "training went on"
+    return f"{where}{row['seconds']:6.1f} s  {what}"
+
+
+def table(rows):
+    """A line a fault and mode: seconds to recovery or error (median, worst), steps lost, and what happened."""
+    groups = {}
+    for row in rows:
+        groups.setdefault((row["fault"], row["role"], row["mode"]), []).append(row)
+    lines = [f"{'fault':<9}{'of the':<8}{'mode':<7}{'median s':>9}{'worst s':>9}{'lost':>6}  ends with"]
+    for (fault, role, mode), group in groups.items():
+        good = [row for row in group if not row["failed"]]
+        failed = f"  {len(group) - len(good)} FAILED" if len(good) < len(group) else ""
+        seconds = [row["seconds"] for row in good] or [float("nan")]
+        lost = max((row.get("lost") or 0 for row in good), default=0)
+        ends = " / ".join(sorted({"error" if row.get("error") else "training" for row in good}))
+        ends = "no process left" if role == "client" else ends
+        lines.append(
+            f"{fault:<9}{role:<8}{mode:<7}{statistics.median(seconds):9.1f}{max(seconds):9.1f}{lost:6}  {ends}{failed}"
+        )
+    return "\n".join(lines)
+
+
+def soak(minutes, say=print):
+    """Random cells and kills of the client for so many minutes; returns the outcomes."""
+    deadline, rows = time.monotonic() + 60 * minutes, []
+    while time.monotonic() < deadline:
+        rows += matrix([random.choice(cells())], 0, say) if random.random() < 0.7 else matrix([], 1, say)
+    return rows
+
+
+def main(arguments=None):
+    """Run from the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tools.faults", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    whole = commands.add_parser("matrix", help="every cell, and kills of the client")
+    whole.add_argument("--kills", type=int, default=20)
+    whole.add_argument("--only", default="", help="cells with all of these words, separated by commas")
+    whole.add_argument("--json", type=Path, help="file for the outcomes")
+    long = commands.add_parser("soak", help="random faults, for long")
+    long.add_argument("--minutes", type=float, default=60)
+    long.add_argument("--json", type=Path, help="file for the outcomes")
+    cell = commands.add_parser("cell", help="one fault, in this process")
+    for name, choices in (("form", FORMS), ("role", list(ROLES)), ("fault", FAULTS), ("mode", MODES)):
+        cell.add_argument(name, choices=choices)
+    options = parser.parse_args(arguments)
+    if options.command == "cell":
+        run = program_cell if options.form == "program" else cluster_cell
+        print(json.dumps(run(options.role, options.fault, options.mode)), flush=True)
+        os._exit(0)  # its pipes' readers, and sessions whose other side has gone, are not waited for
+    begin = time.monotonic()
+    if options.command == "soak":
+        rows = soak(options.minutes)
+    else:
+        words = [word for word in options.only.split(",") if word]
+        rows = matrix([cell for cell in cells() if set(words) <= set(cell)], options.kills)
+    print(table(rows))
+    failed = sum(bool(row["failed"]) for row in rows)
+    beyond = sum(max((row.get("lost") or 0) - SAVE_STEPS, 0) for row in rows)
+    minutes = (time.monotonic() - begin) / 60
+    print(f"{len(rows)} faults in {minutes:.1f} minutes, {failed} failed, {beyond} steps lost beyond a checkpoint")
+    if options.json:
+        from tools.environment import environment
+
+        options.json.write_text(json.dumps({"environment": dict(environment()), "rows": rows}, indent=1) + "\n")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

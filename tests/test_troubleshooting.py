@@ -1,0 +1,394 @@
+"""The troubleshooting page: every message on it is one that something produces, and the package's own are all on it."""
+
+import ast
+import contextlib
+import re
+import socket
+import threading
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+from book_rules import ROOT, code_cells, compared, is_checked
+from page_rules import headings
+
+from mnistdist import Cluster, devices, distributed, errors, launch, network, presence
+from mnistdist.flags import UsageError, check, parse
+from mnistdist.idx import read_idx
+
+PAGE = (ROOT / "book" / "troubleshooting.md").read_text(encoding="utf-8")
+MESSAGES = [title for level, title in headings(PAGE) if level == 3]
+OURS = ("UsageError", "TaskFailed", "ClusterStartError", "TimeoutError", "ConnectionError", "OSError")
+MODULES = ("flags", "sessions", "checkpoints", "presence", "distributed", "cluster", "launch", "network")
+MODULES += ("between_graph", "training")
+NOT_ON_THE_PAGE = {
+    "engines ": "two engines have changed places: nothing that a user does brings it about",
+    "still alive 10 s after SIGKILL": "a process that the kernel holds: there is no way to provoke it",
+}
+
+
+def pattern(message):
+    """What matches a message of the page in a text: each … stands for any words."""
+    return r"[\s\S]*?".join(re.escape(part) for part in message.strip().split("…"))
+
+
+# ------------------------------------------------------------------------------- produced here, directly
+
+
+def usage(*argv, **_):
+    """What is wrong with these flags of the program."""
+    with pytest.raises(UsageError) as caught:
+        check(parse(argv))
+    return str(caught.value)
+
+
+def worker(*argv):
+    """Flags that are wrong in a worker's command line."""
+    return lambda **_: usage("--job_name=worker", "--task_index=0", *argv)
+
+
+def program(monkeypatch, capsys, *argv):
+    """What the program says on stderr, run in this process, without a server."""
+    server = SimpleNamespace(target="")
+    monkeypatch.setattr(distributed, "_start_server", lambda flags, spec: (server, "cpu:0"))
+    assert distributed.main([*argv, "--task_index=0"]) == 1
+    return capsys.readouterr().err
+
+
+def of_launcher(*argv):
+    def produce(monkeypatch, capsys, **_):
+        monkeypatch.setattr(launch, "private_network_available", lambda: False)
+        assert launch.main(["run", *argv]) == 1
+        return capsys.readouterr().err
+
+    return produce
+
+
+def missing_ps(monkeypatch, capsys, tmp_path):
+    with held_port(listening=False) as address:
+        hosts = f"--ps_hosts={address}", f"--data_dir={tmp_path}"
+        return program(monkeypatch, capsys, "--job_name=worker", "--wait_timeout=0.5", *hosts)
+
+
+def silent_workers(monkeypatch, capsys, **_):
+    monkeypatch.setattr(presence, "attend", lambda *_: set())
+    return program(monkeypatch, capsys, "--job_name=ps")
+
+
+def file_for_data(monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    return program(monkeypatch, capsys, "--job_name=worker", f"--data_dir={tmp_path}/file")
+
+
+def file_for_logdir(monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    return program(monkeypatch, capsys, "--job_name=worker", f"--logdir={tmp_path}/file/log")
+
+
+@contextlib.contextmanager
+def held_port(listening=True):
+    """An address that nobody else can take meanwhile."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        if listening:
+            holder.listen()
+        yield f"127.0.0.1:{holder.getsockname()[1]}"
+
+
+def busy_port(capsys, **_):
+    with held_port() as address:
+        assert distributed.main(["--job_name=ps", "--task_index=0", f"--ps_hosts={address}"]) == 1
+    return capsys.readouterr().err
+
+
+def no_answer(**_):
+    with held_port(listening=False) as address, pytest.raises(TimeoutError) as caught:
+        network.wait_for_address(address, 0.2, what="ps:0")
+    return str(caught.value)
+
+
+def explained(name, sync=False, up=True):
+    """What the package makes of an error of TensorFlow's, with a ps that accepts connections or doesn't."""
+
+    def produce(**_):
+        import tensorflow.compat.v1 as tf
+
+        from mnistdist.sessions import _explanation
+
+        with held_port(listening=up) as address:
+            spec = {"ps": [address], "worker": ["w:1"]}
+            return str(_explanation(getattr(tf.errors, name)(None, None, "why"), spec, sync))
+
+    return produce
+
+
+def other_cluster(**_):
+    with pytest.raises(ConnectionError) as caught:
+        presence.Presence("", {"ps": ["p:1"], "worker": ["w:1"]}, 0)  # a session on no cluster at all
+    return str(caught.value)
+
+
+def no_session(monkeypatch, **_):
+    release = threading.Event()
+    monkeypatch.setattr(presence.Presence, "_connect", lambda self: release.wait(30))
+    with pytest.raises(TimeoutError) as caught:
+        presence.Presence("", {"ps": ["p:1"], "worker": ["w:1"]}, 0, timeout=0.1)
+    release.set()
+    return str(caught.value)
+
+
+def no_word(monkeypatch, **_):
+    import tensorflow.compat.v1 as tf
+
+    release = threading.Event()
+
+    class Silent:
+        def __init__(self, *_, **__):
+            pass
+
+        def run(self, _):
+            release.wait(30)
+            return 0, False
+
+    monkeypatch.setattr(tf, "Session", Silent)
+    with pytest.raises(TimeoutError) as caught:
+        presence.attend("", {"ps": ["p:1"], "worker": ["w:1"]}, 0, linger=1, patience=0.1)
+    release.set()
+    return str(caught.value)
+
+
+def slow_checkpoint(tmp_path, monkeypatch, **_):
+    import tensorflow.compat.v1 as tf
+
+    from mnistdist.checkpoints import Checkpoints
+
+    release = threading.Event()
+    with tf.Graph().as_default() as graph:
+        tf.get_variable("shared", [1])
+    checkpoints = Checkpoints(SimpleNamespace(graph=graph), tmp_path, 10, timeout=0.1)
+    monkeypatch.setattr(checkpoints.saver, "save", lambda *_, **__: release.wait(30))
+    with pytest.raises(TimeoutError) as caught:
+        checkpoints.save(20)
+    release.set()
+    return str(caught.value)
+
+
+def lost_without_logdir(monkeypatch, **_):
+    from mnistdist import between_graph
+
+    def gone(*_, **__):
+        raise ConnectionError("ps:0 has gone")
+
+    monkeypatch.setattr(between_graph, "worker_session", gone)
+    spec = {"ps": ["p:1"], "worker": ["w:1"]}
+    with pytest.raises(ConnectionError) as caught:
+        between_graph.run_worker("", spec, 0, data=SimpleNamespace(train=None), steps=1, design="listing")
+    return str(caught.value)
+
+
+def start_error(**_):
+    """The words of the error, around a reason that `Cluster` gives."""
+    error = errors.ClusterStartError("not every task came up", ready=1, expected=3, timeout=60)
+    source = (ROOT / "mnistdist" / "cluster.py").read_text(encoding="utf-8")
+    assert '"not every task came up"' in source
+    return str(error)
+
+
+def not_running(**_):
+    with pytest.raises(RuntimeError) as caught:
+        Cluster().tasks  # noqa: B018
+    return str(caught.value)
+
+
+def too_many_gpus(**_):
+    with pytest.raises(ValueError, match="num_gpus") as caught:
+        devices.assign(ps=1, workers=1, num_gpus=5, gpus=["0"], cores=[0])
+    return str(caught.value)
+
+
+def truncated(tmp_path, **_):
+    (tmp_path / "images").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 9, 1, 2]))
+    with pytest.raises(ValueError) as caught:
+        read_idx(tmp_path / "images", 1)
+    return str(caught.value)
+
+
+DIRECT = {
+    "… at … did not answer within … s (…)": no_answer,
+    "…: is it running, and is its address in --ps_hosts right?": missing_ps,
+    "no session within … s: do TensorFlow servers of this very cluster answer at all its addresses?": no_session,
+    "no session: do TensorFlow servers of this very cluster answer at all its addresses? (…)": other_cluster,
+    "no worker has come within … s: are they running, with the same addresses?": no_word,
+    "…: port of … is in use by another process; end that, or choose another port": busy_port,
+    "Must specify an explicit `job_name`: --job_name=ps or --job_name=worker": lambda **_: usage(),
+    "Must specify an explicit `task_index`: --task_index=0 for the first task of a job": lambda **_: usage(
+        "--job_name=ps"
+    ),
+    "--job_name: expected ps or worker, got …": lambda **_: usage("--job_name=chief", "--task_index=0"),
+    "--task_index: there is no … task …: --…_hosts names …, from 0 to …": worker("--task_index=7"),
+    "--…: … is in --… already; each task has one of its own": worker("--worker_hosts=h:1,h:1"),
+    "--…: expected … or more, got …": worker("--batch_size=0"),
+    "--…: expected … or less, got …": worker("--batch_size=100000000"),
+    "--…: expected a number from … to …, got …": worker("--learning_rate=0"),
+    "--…: expected the name of a directory, got …": worker("--logdir="),
+    "--design: expected fast or listing, got …": worker("--design=slow"),
+    "--replicas_to_aggregate: asynchronous training aggregates nothing; add --sync_replicas": worker(
+        "--replicas_to_aggregate=1"
+    ),
+    "--existing_servers: if the ps runs already, there is none to start; it is for workers": lambda **_: usage(
+        "--job_name=ps", "--task_index=0", "--existing_servers"
+    ),
+    "expected flags only, --name=value; got …": worker("h:2"),
+    "Unknown command line flag …": worker("--nonsense=1"),
+    "--… is what `mnistdist run` gives each task: use --ps, --workers and --network": of_launcher("--job_name=ps"),
+    "not every task came up: … of … tasks were ready (limit … s)": start_error,
+    "the cluster is …: use `with Cluster(...) as cluster:` or cluster.start()": not_running,
+    "… is not an address: expected host:port with a port from 1 to 65535": worker("--ps_hosts=nowhere"),
+    "--network=private: this system allows no private network; use --network=host": of_launcher("--network=private"),
+    "num_gpus must be between 0 and the … GPUs available; got …": too_many_gpus,
+    "--data_dir: …: expected a directory, found a file; …": file_for_data,
+    "--logdir: no checkpoints can be kept in …: …": file_for_logdir,
+    "a step was not done in time. A synchronous round waits for as many gradients as it aggregates: …": explained(
+        "DeadlineExceededError", sync=True
+    ),
+    "a step was not done in time. Every ps accepts connections, but one does not answer: is it stopped, or "
+    "overloaded?": explained("DeadlineExceededError"),
+    "… has gone, and its variables with it": explained("UnavailableError", up=False),
+    "a task of the cluster was lost or restarted: …": explained("AbortedError"),
+    "start the training again (with a logdir, checkpoints would remain)": lost_without_logdir,
+    "no checkpoint of global step … within … s: a ps does not answer": slow_checkpoint,
+    "every worker has been silent for … s (--ps_linger), and none has finished": silent_workers,
+}
+
+
+@pytest.mark.parametrize("message", DIRECT)
+def test_a_message_is_what_is_said(message, monkeypatch, capsys, tmp_path):
+    said = DIRECT[message](monkeypatch=monkeypatch, capsys=capsys, tmp_path=tmp_path)
+    assert re.search(pattern(message), said), said
+
+
+# ------------------------------------------------------------------------------- produced elsewhere
+
+# In the output of a notebook's checked cell, or asserted by one ("..." in error.message), whose output says True.
+IN_NOTEBOOKS = {
+    "CreateSession still waiting for response from worker: …": "clusters",
+    "worker:0, the chief, did not initialise the variables within … s: is it running?": "program",
+    "Could not start gRPC server": "clusters",
+    'Task … was not defined in job "…"': "clusters",
+    'Job "…" was not defined in cluster': "clusters",
+    "got an unexpected keyword argument 'replica_id'": "program",
+    "Cannot assign a device for operation …": "clusters",
+    "number of gpus is less than number of workers: … GPUs, … workers": "program",
+    "expected … bytes after the header, for … examples; found …: the file is truncated": "data_and_model",
+    "Cannot feed value of shape … for Tensor …, which has shape …": "data_and_model",
+    "DeadlineExceededError: Operation timed out.": "when_it_goes_wrong",
+    "UnavailableError": "when_it_goes_wrong",
+    "sync_token_q' is closed": "synchronous",
+    "uninitialized value …": "clusters",
+    "Graph is finalized and cannot be modified.": "program",
+    "Collective ops must be configured at program startup": "when_it_goes_wrong",
+    "Coordinator stopped with threads still running": "program",
+}
+# Asserted by a test: its module, and words of the message that stand in it.
+IN_TESTS = {
+    "… ended with … while starting": ("test_cluster", "ended with exit code 1 while starting"),
+    "this task has no `server`: start the cluster with servers=True, or make one in every task": (
+        "test_training",
+        "servers=True",
+    ),
+    "… can't be resolved": ("test_network", "can't be resolved"),
+    "this system allows no private network": ("test_network", "allows no private network"),
+    "No private network on this system": ("test_network", "listen on every interface"),
+    "unshare: …": ("test_network", "unshare: Invalid argument"),
+    "can't write the checkpoint of global step … to …: …": (
+        "test_checkpoints",
+        "can't write the checkpoint of global step 30 to",
+    ),
+    "can't restore …: it is damaged, or of another model or --design (…); move it away to begin anew": (
+        "test_checkpoints",
+        "it is damaged, or of another model",
+    ),
+    "can't save the model: …": ("test_training", "can't save the model"),
+    "worker:0, the chief, ended in round … of …": ("test_between_graph", "worker:0, the chief, ended in round 5 of 10"),
+    "task … failed: it ended with … during the training": ("test_training", "failed: it ended with SIGKILL"),
+    "… ended with …: started again": ("test_distributed", "ended with SIGKILL: started again"),
+    "… has already ended (…): restart() brings it back": ("test_cluster", "worker:1 has already ended"),
+    "the cluster's processes have gone (…): stop() and start() it again": ("test_cluster", "processes have gone"),
+}
+
+
+def test_every_message_of_the_page_is_produced_by_something():
+    known = [*DIRECT, *IN_NOTEBOOKS, *IN_TESTS]
+    assert len(known) == len(set(known))
+    assert sorted(message.strip() for message in MESSAGES) == sorted(known)
+
+
+@pytest.mark.parametrize("message", IN_NOTEBOOKS)
+def test_a_notebook_shows_the_message(message):
+    notebook = nbformat.read(ROOT / "book" / f"{IN_NOTEBOOKS[message]}.ipynb", as_version=4)
+    checked = [cell for _, cell in code_cells(notebook) if is_checked(cell)]
+    shown = any(re.search(pattern(message), compared(cell)) for cell in checked)
+    words = pattern(message.removesuffix("…").strip().removesuffix(" for operation"))
+    asserted = [cell for cell in checked if re.search(rf'"{words}[^"]*" in error\.message', cell.source)]
+    assert shown or any("True" in compared(cell) for cell in asserted)
+
+
+@pytest.mark.parametrize("message", IN_TESTS)
+def test_a_test_asserts_the_message(message):
+    module, words = IN_TESTS[message]
+    tree = ast.parse((ROOT / "tests" / f"{module}.py").read_text(encoding="utf-8"))
+    asserted = [node for node in ast.walk(tree) if isinstance(node, (ast.Assert, ast.withitem, ast.Tuple))]
+    texts = [n.value for node in asserted for n in ast.walk(node) if isinstance(n, ast.Constant) and n.value]
+    assert any(words in text.replace("\\", "") for text in texts if isinstance(text, str))
+
+
+# ------------------------------------------------------------------------------- the other way round
+
+
+def constant_parts(node):
+    """The fixed words of a string, f-string or string times something."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return [node.value]
+    if isinstance(node, ast.JoinedStr):
+        return [part.value for part in node.values if isinstance(part, ast.Constant)]
+    return []
+
+
+def raised(module):
+    """(line, the fixed words) of every error of ours that a module makes; those that pass words on are not."""
+    tree = ast.parse((ROOT / "mnistdist" / f"{module}.py").read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in OURS:
+            parts = [part for argument in node.args for part in constant_parts(argument)]
+            if any(re.search(r"\w{3}", re.sub(r"^--\w+:", "", part)) for part in parts):
+                yield node.lineno, parts
+
+
+def test_every_message_of_the_package_is_on_the_page():
+    page, missing = " ".join(PAGE.split()), []
+    for module in MODULES:
+        for line, parts in raised(module):
+            longest = max(parts, key=len).strip()
+            if longest not in page and not any(known in parts or longest == known for known in NOT_ON_THE_PAGE):
+                missing.append(f"{module}.py:{line}: {longest!r}")
+    assert missing == []
+
+
+def test_what_is_left_out_is_still_in_the_package():
+    parts = {part.strip() for module in MODULES for _, parts in raised(module) for part in parts}
+    assert {words.strip() for words in NOT_ON_THE_PAGE} <= parts
+
+
+# ------------------------------------------------------------------------------- the form of the page
+
+
+def test_every_message_has_its_symptom_in_chinese_and_something_to_do():
+    entries = re.split(r"^### +", PAGE, flags=re.M)[1:]
+    assert len(entries) == len(MESSAGES) > 50
+    for entry in entries:
+        entry = re.split(r"^## ", entry, flags=re.M)[0]
+        title, _, rest = entry.partition("\n")
+        symptom = rest.strip().splitlines()[0]
+        assert title.startswith("`") and title.rstrip().endswith("`"), title
+        assert len(re.findall(r"[\u4e00-\u9fff]", symptom)) >= 4 and symptom.endswith("。"), (title, symptom)
+        assert "**Do**" in rest, title

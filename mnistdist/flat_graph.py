@@ -339,10 +339,10 @@ def _local_run(forward, vector, batches, opt, global_step, worker, count, worker
 
 def _advancing(runs, batches, local_steps, workers, sync_from):
     """The function that makes the next steps: see ``Replica.advance``."""
-    longest, round_, filled = max(runs), None, False
+    longest, round_, filled, slowest = max(runs), None, False, 0.0
 
     def advance(session, dataset, batch_size, left, timeout):
-        nonlocal round_, filled
+        nonlocal round_, filled, slowest
         if dataset is not batches.train_set:
             raise ValueError("expected the data set that this replica was built with")
         if not filled:
@@ -356,10 +356,12 @@ def _advancing(runs, batches, local_steps, workers, sync_from):
         if sync_from is not None:
             round_ = session.run(sync_from, options=run_options(timeout)) if round_ is None else round_
             feed[run.round_] = round_
-        options = run_options(timeout and timeout * count)
+        # One step of a run may take the whole time, all others what they usually do.
+        options = run_options(timeout and timeout + (slowest or timeout * (count - 1)))
         start = time.monotonic()
         before, after, losses, ends = session.run(run.fetches, feed, options)
         last = time.monotonic()
+        slowest = max(slowest, last - start)
         between = np.maximum.accumulate(np.clip(ends + _monotonic_offset(), start, last))
         times = [start, *between, last]
         round_ = after[-1]

@@ -56,7 +56,8 @@ def train(
         seed: Makes initial weights and every worker's batches repeatable. How the updates of several workers
             interleave is not.
         on_step: Called in the worker with each :class:`~mnistdist.StepRecord`, between steps.
-        step_timeout: Seconds that one step may take before the training fails; None for any.
+        step_timeout: Seconds that one step may take before the training fails; None for any. In a run of several steps,
+            one of them may take so long, and the others what runs have taken until then.
         design: ``"fast"``: all parameters as one vector, batches made on the worker, several steps in one run of the
             session (the chapter "Where a step goes"); ``"listing"``: a variable each, a fed batch and a run a step.
             What is computed is the same: every batch is one update.

@@ -150,7 +150,12 @@ class _Program:
 
     def wait(self, tasks):
         """Exit statuses, when these have ended and all that they wrote has been read."""
-        statuses = {task: self.processes[task].wait(timeout=150) for task in tasks}
+        statuses = {}
+        for task in tasks:
+            try:
+                statuses[task] = self.processes[task].wait(timeout=150)
+            except subprocess.TimeoutExpired:
+                raise AssertionError(f"expected that {task} ends within 150 s:\n{self.everything()}") from None
         if len(tasks) == len(self.processes):
             for reader in self.readers:
                 reader.join(10)

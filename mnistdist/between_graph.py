@@ -17,7 +17,7 @@ from mnistdist.checkpoints import Checkpoints
 from mnistdist.model import Graph, build_model, evaluate
 from mnistdist.placement import replica_devices
 from mnistdist.results import WorkerResult
-from mnistdist.sessions import run_options, within, worker_session
+from mnistdist.sessions import run_options, variables_live, within, worker_session
 from mnistdist.steps import StepRecord
 
 FRUITLESS_ATTEMPTS = 3  # to go on after a loss, in a row and without a single step
@@ -220,7 +220,8 @@ def run_worker(
 ):
     """Be a worker from start to end: build, wait for the others, train, evaluate. Returns a :class:`WorkerResult`.
 
-    With a ``logdir``, a ps that ends and is started again is waited for, and training goes on from the last checkpoint.
+    When the connection to a ps is lost, training goes on: with the variables, if these still live; with a ``logdir``,
+    from the last checkpoint, once the ps has been started again.
 
     Args:
         target: The session's target: ``server.target`` of the worker's own server, or its gRPC URL.
@@ -272,7 +273,7 @@ def run_worker(
             return WorkerResult(task_index, records, seconds, validation)
         except ConnectionError as error:
             fruitless = 0 if len(records) > made else fruitless + 1
-            if logdir is None:
+            if logdir is None and not variables_live(replica, target, cluster_spec, task_index):
                 advice = "start the training again (with a logdir, checkpoints would remain)"
                 raise ConnectionError(f"{error}: {advice}") from None
             if fruitless == FRUITLESS_ATTEMPTS:

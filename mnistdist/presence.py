@@ -124,6 +124,11 @@ class Roll:
         self._heard[worker] = now
         (self.finished.add if finished else self.finished.discard)(worker)
 
+    def excuse(self, seconds):
+        """The ps itself stood still for so long: nobody could be heard."""
+        if self._heard is not None:
+            self._heard = {worker: heard + seconds for worker, heard in self._heard.items()}
+
     def over(self, now):
         """Whether each worker has finished or been silent for too long; never before the first word."""
         return self._heard is not None and all(
@@ -160,12 +165,16 @@ def attend(target, cluster_spec, ps_index, linger, patience=600, on_wait=None):
 
     # A blocked run can't be interrupted; the main thread can.
     threading.Thread(target=listen, daemon=True).start()
-    deadline = time.monotonic() + patience
-    while not roll.over(time.monotonic()):
-        left = deadline - time.monotonic()
+    now = time.monotonic()
+    deadline = now + patience
+    while not roll.over(now):
+        left = deadline - now
         if not roll.begun and left < 0:
             raise TimeoutError(f"no worker has come within {patience:g} s: are they running, with the same addresses?")
         if not roll.begun and on_wait is not None:
             on_wait(left)
         time.sleep(0.1)
+        before, now = now, time.monotonic()
+        if now - before > PERIOD:  # this process was stopped
+            roll.excuse(now - before)
     return roll.finished

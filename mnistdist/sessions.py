@@ -129,15 +129,25 @@ def run_options(timeout):
     return tf.RunOptions(timeout_in_ms=int(1000 * timeout)) if timeout else None
 
 
+def variables_live(replica, target, cluster_spec, task_index):
+    """Whether all ps are there, with the values of all variables: a training can go on as if nothing had been."""
+    try:
+        wait_for_ps(cluster_spec, 1)
+        return within(CLOSE_SECONDS, lambda: _initialised(replica, target, session_config(task_index)), "")
+    except (OSError, tf.errors.OpError):
+        return False
+
+
+def _initialised(replica, target, config):
+    with tf.Session(target, graph=replica.graph, config=config) as session:
+        return not len(session.run(replica.uninitialized, options=run_options(CLOSE_SECONDS)))
+
+
 def _open(supervisor, replica, target, task_index, checkpoints, wait_timeout, say):
     chief, config = task_index == 0, session_config(task_index)
 
-    def initialised():
-        with tf.Session(target, graph=replica.graph, config=config) as session:
-            return not len(session.run(replica.uninitialized))
-
     def prepare():
-        if chief and not initialised():
+        if chief and not _initialised(replica, target, config):
             if checkpoints is not None and checkpoints.latest:
                 say(f"Worker {task_index}: restoring {checkpoints.latest}")
             return supervisor.prepare_or_wait_for_session(target, config, start_standard_services=False)

@@ -34,6 +34,15 @@ def test_a_slow_worker_is_waited_for_while_it_gives_signs():
         assert not roll.over(now=now + 4)
 
 
+def test_a_ps_that_stood_still_does_not_take_that_for_silence():
+    roll = Roll(workers=1, linger=5)
+    roll.excuse(3)  # before the first word there is nothing to excuse
+    roll.hear(0, False, now=1)
+    roll.excuse(60)
+    assert not roll.over(now=65)
+    assert roll.over(now=67)
+
+
 def test_a_worker_that_is_started_again_counts_again():
     roll = Roll(workers=1, linger=5)
     roll.hear(0, True, now=0)

@@ -226,3 +226,23 @@ def test_predictions_are_the_most_probable_classes():
     probabilities = np.array([[0.1, 0.9], [0.6, 0.4]], np.float32)
     run = Run(sync=False, results=[], model=SharedModel(0, {}, None, None, probabilities))
     assert run.predictions.tolist() == [1, 0]
+
+
+def aborted_once(worker, at):
+    """An on_step that loses the connection once, as far as the loop can tell."""
+
+    def on_step(record):
+        import tensorflow.compat.v1 as tf
+
+        if (record.worker, record.local_step) == (worker, at):
+            raise tf.errors.AbortedError(None, None, "made up")
+
+    return on_step
+
+
+@pytest.mark.parametrize("sync", [False, True])
+@pytest.mark.parametrize("worker", [0, 1])
+def test_a_lost_connection_to_living_variables_is_made_again(cluster, worker, sync):
+    run = train(cluster, steps=80, sync=sync, seed=1, on_step=aborted_once(worker, 10))
+    assert run.global_step >= 80
+    assert run.results[worker].steps[10].local_step == 11

@@ -33,6 +33,7 @@ MODES = ("async", "sync")
 PAUSE = 10  # seconds
 SAVE_STEPS = 200
 STEPS = {"async": 5000, "sync": 2000}
+LONGER = {"async": 15_000, "sync": 2000}  # where the others go on for the time of a pause
 FAULT_AT = 600  # global step
 WAIT = {"kill": 15, "pause": 60, "restart": 60}  # seconds that the tasks may wait
 CELL_LIMIT = 240  # seconds for one cell, under load too: everything in it has a limit of its own
@@ -127,7 +128,11 @@ class _Program:
     def __init__(self, folder, fault, mode):
         spec = {"ps": ["127.0.0.1:2222"], "worker": ["127.0.0.1:2223", "127.0.0.1:2224"]}
         self._flags = [f"--{job}_hosts={','.join(addresses)}" for job, addresses in spec.items()]
-        self._flags += [f"--data_dir={folder}/data", f"--train_steps={STEPS[mode]}", f"--wait_timeout={WAIT[fault]}"]
+        self._flags += [
+            f"--data_dir={folder}/data",
+            f"--train_steps={_steps(fault, mode)}",
+            f"--wait_timeout={WAIT[fault]}",
+        ]
         self._flags += ["--log_every=1", "--ps_linger=10", f"--sync_replicas={mode == 'sync'}", "--seed=1"]
         if fault == "restart":
             self._flags += [f"--logdir={folder}/log", f"--save_steps={SAVE_STEPS}"]
@@ -230,12 +235,20 @@ def _program_outcome(program, role, fault, mode, at):
     told = re.findall(r"global step \d+: (\d+) steps are lost", program.said(("worker", 0)))
     steps = program.steps()
     lost = max(steps_lost(steps, at) if role == "ps" and fault == "restart" else 0, *map(int, told), 0)
-    return _went_on({"seconds": longest_stall(at, [when for when, _ in steps]), "error": "", "lost": lost}, steps, mode)
+    return _went_on(
+        {"seconds": longest_stall(at, [when for when, _ in steps]), "error": "", "lost": lost},
+        steps,
+        _steps(fault, mode),
+    )
 
 
-def _went_on(outcome, steps, mode):
+def _steps(fault, mode):
+    return (LONGER if fault == "pause" else STEPS)[mode]
+
+
+def _went_on(outcome, steps, expected):
     reached = max(step for _, step in steps)
-    assert reached >= STEPS[mode], f"expected {STEPS[mode]} steps at the end, got {reached}"
+    assert reached >= expected, f"expected {expected} steps at the end, got {reached}"
     return outcome
 
 
@@ -268,7 +281,7 @@ def cluster_cell(role, fault, mode):
         try:
             run = train(
                 cluster,
-                steps=STEPS[mode],
+                steps=_steps(fault, mode),
                 sync=mode == "sync",
                 seed=1,
                 on_step=on_step,
@@ -293,7 +306,7 @@ def cluster_cell(role, fault, mode):
         steps = [(record.end, record.global_step_after) for record in records]
         lost = steps_lost(steps, fault_times[0]) if (role, fault) == ("ps", "restart") else 0
         stall = longest_stall(fault_times[0], [when for when, _ in steps])
-        return _went_on({"seconds": stall, "error": "", "lost": lost}, steps, mode)
+        return _went_on({"seconds": stall, "error": "", "lost": lost}, steps, _steps(fault, mode))
 
 
 # ------------------------------------------------------------------------------------- the client is killed

@@ -243,6 +243,6 @@ def aborted_once(worker, at):
 @pytest.mark.parametrize("sync", [False, True])
 @pytest.mark.parametrize("worker", [0, 1])
 def test_a_lost_connection_to_living_variables_is_made_again(cluster, worker, sync):
-    run = train(cluster, steps=80, sync=sync, seed=1, on_step=aborted_once(worker, 10))
-    assert run.global_step >= 80
+    run = train(cluster, steps=1500, sync=sync, seed=1, on_step=aborted_once(worker, 10))
+    assert run.global_step >= 1500
     assert run.results[worker].steps[10].local_step == 11

@@ -521,8 +521,8 @@ CLAIMS = (
         "The error grows with the mean staleness.",
         "CNN on MNIST: 0.36% of test images at staleness 0, 0.47% at 20, 0.79% at 50 (as cited)",
         error_grows,
-        "one hidden layer, 1,000 updates, every gradient of the same age, rates tuned at staleness 0; growth is by what "
-        "the mistakes are multiplied when staleness + 1 doubles",
+        "one hidden layer, 1,000 updates, every gradient of the same age, rates tuned at staleness 0; growth is by "
+        "what the mistakes are multiplied when staleness + 1 doubles",
         lambda results: errors_by_age(results, OPTIMIZERS, growth),
     ),
     Claim(

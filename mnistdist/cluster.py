@@ -7,6 +7,7 @@ import signal as signals
 import sys
 import time
 import weakref
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from mnistdist import devices as device_rules
@@ -75,8 +76,10 @@ class Cluster:
                 raise ValueError(f"{name} is the number of {name} tasks: expected an int of 1 or more, got {value!r}")
         if network not in ("auto", "private", "host"):
             raise ValueError(f"network: expected 'auto', 'private' or 'host', got {network!r}")
-        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= 1e7:
             raise ValueError(f"timeout: expected a number of seconds above 0, got {timeout!r}")
+        if not isinstance(servers, bool):
+            raise ValueError(f"servers: expected True or False, got {servers!r}")
         self._counts = {"ps": ps, "worker": workers}
         self._pins = device_rules.assign(
             ps,
@@ -146,8 +149,8 @@ class Cluster:
         name = (task.job, task.index) if isinstance(task, Task) else task
         if isinstance(name, str):
             job, _, index = name.rpartition(":")
-            name = (job, int(index)) if index.isdigit() else name
-        if name not in self._engines:
+            name = (job, int(index)) if index.isdecimal() else name
+        if not isinstance(name, Hashable) or name not in self._engines:
             known = ", ".join(f"{job}:{i}" for job, i in sorted(self._engines))
             raise KeyError(f"no task {task!r} in this cluster: expected one of {known}")
         return name
@@ -323,7 +326,10 @@ class Cluster:
         if name in self._processes.exits:
             ended = describe_exit(self._processes.exits[name])
             raise ValueError(f"{name[0]}:{name[1]} has already ended ({ended}): restart() brings it back")
-        number = signals.Signals[signal] if isinstance(signal, str) else signals.Signals(signal)
+        try:
+            number = signals.Signals[signal] if isinstance(signal, str) else signals.Signals(signal)
+        except (KeyError, ValueError):
+            raise ValueError(f"signal: expected a signal, its number or its name, 'SIGTERM'; got {signal!r}") from None
         if number in (signals.SIGKILL, signals.SIGTERM):
             self._killed.add(name)
         self._processes.kill(name, number)
@@ -362,6 +368,8 @@ class Cluster:
         After :meth:`stop`, the last 200 lines of each task are still there.
         """
         job, index = self._find(task)
+        if isinstance(lines, bool) or not isinstance(lines, int) or lines < 0:
+            raise ValueError(f"lines: expected an int of 0 or more, got {lines!r}")
         return "\n".join(self._processes.tail(f"{job}-{index}", lines)) if self._processes else ""
 
 

@@ -50,7 +50,7 @@ def run():
     """Be this process's program, to its end."""
     # TensorFlow's calls return to Python, and so to its handler of Ctrl-C, when they are done, which may be never.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    sys.stdout.reconfigure(line_buffering=True)
+    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # a path may be no UTF-8
     status = 1
     try:
         status = main()

@@ -62,6 +62,8 @@ def main(argv=None):
 
 def _count(text, least=1):
     number = int(text)
+    if number > devices.MOST_TASKS:
+        raise argparse.ArgumentTypeError(f"expected {devices.MOST_TASKS} or less, got {number}")
     if number < least:
         raise argparse.ArgumentTypeError(f"expected {least} or more, got {number}")
     return number

@@ -50,6 +50,8 @@ def _named_source(name):
         spec, found = inner, found + 1
     if spec is None or not spec.origin or found == len(parts):
         raise ValueError(f"show({name!r}): expected the full name of a function or class, package and module first")
+    if not spec.origin.endswith(".py"):
+        raise ValueError(f"show({name!r}): {spec.name} is compiled: it has no Python source")
     text = Path(spec.origin).read_text(encoding="utf-8")
     node = ast.parse(text)
     for part in parts[found:]:

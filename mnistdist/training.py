@@ -5,6 +5,8 @@ import itertools
 import os
 import sys
 import time
+import zipfile
+import zlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -75,7 +77,7 @@ def train(
         A :class:`Run`.
 
     Raises:
-        ValueError: for a number out of range.
+        ValueError, TypeError: for an argument out of range or of another type; nothing has been started then.
         TaskFailed: if a task ends or raises. It, and an interrupt, leave the cluster restarted: fresh and usable.
 
     Example::
@@ -84,7 +86,10 @@ def train(
             run = train(cluster, steps=200, sync=True, seed=1)
             print(run.test.accuracy)
     """
+    if not hasattr(type(cluster), "workers"):
+        raise TypeError(f"cluster: expected a running Cluster, got {cluster!r}")
     workers = len(cluster.workers)
+    _check_options(sync, learning_rate, optimizer, build_graph, data, seed, on_step, step_timeout)
     counts = {"steps": steps, "batch_size": batch_size, "local_steps": local_steps, "save_steps": save_steps}
     optional = {"replicas_to_aggregate": replicas_to_aggregate, "steps_per_run": steps_per_run}
     for name, value in (counts | {name: value for name, value in optional.items() if value is not None}).items():
@@ -106,8 +111,8 @@ def train(
         logdir = str(Path(logdir).resolve())
         os.makedirs(logdir, exist_ok=True)
     if isinstance(data, (str, os.PathLike)):
-        data = str(Path(data).resolve())
-        read_data_sets(data)  # complains here of what is wrong with it, and fills it when it is empty
+        read_data_sets(data, one_hot=True)  # complains here of what is wrong with it, and fills it when it is empty
+        data = str(Path(os.path.expanduser(data)).resolve())
 
     replica_options = {"learning_rate": learning_rate, "sync": sync, "replicas_to_aggregate": replicas_to_aggregate}
     replica_options |= {"seed": seed, "container": f"train-{os.getpid()}-{next(_runs)}", "design": design}
@@ -126,6 +131,32 @@ def train(
             cluster.restart()  # the other workers may be in the middle of a step, which nothing interrupts
         raise
     return Run(sync=sync, results=results, model=shared, local_steps=local_steps)
+
+
+def _check_options(sync, learning_rate, optimizer, build_graph, data, seed, on_step, step_timeout):
+    """Complain in the notebook of what would otherwise fail in every worker, in the middle of something else."""
+    for name, value in (("optimizer", optimizer), ("build_graph", build_graph), ("on_step", on_step)):
+        if value is not None and not callable(value):
+            raise TypeError(f"{name}: expected a function or None, got {value!r}")
+    if not isinstance(sync, (bool, np.bool_)):
+        raise TypeError(f"sync: expected True or False, got {sync!r}")
+    numbers = {"step_timeout": step_timeout} if step_timeout is not None else {}
+    if optimizer is None:  # one of the reader's own may take what it likes
+        numbers["learning_rate"] = learning_rate
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 < value < 1e30:
+            raise ValueError(f"{name}: expected a number above 0, got {value!r}")
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0):
+        raise ValueError(f"seed: expected an int of 0 or more or None, got {seed!r}")
+    if isinstance(data, Datasets):
+        for name, part in data._asdict().items():
+            if part is None and name != "train":
+                continue
+            if not isinstance(part, DataSet) or part.labels.ndim != 2:
+                got = f"labels of shape {part.labels.shape}" if isinstance(part, DataSet) else repr(part)
+                raise ValueError(f"data.{name}: expected a DataSet with one-hot labels (one_hot=True), got {got}")
+    elif data is not None and not isinstance(data, (str, os.PathLike)):
+        raise TypeError(f"data: expected None, a folder's path or Datasets, got {data!r}")
 
 
 @dataclass(frozen=True)
@@ -199,9 +230,13 @@ class Run:
     def save(self, path):
         """Write the trained variables to ``path`` as a NumPy archive, whole or not at all; :func:`restore` reads it.
 
-        Returns the path. Raises ``OSError`` naming it when it can't be written.
+        Returns the path. Raises ``OSError`` naming it when it can't be written, ``ValueError`` when it names no file.
         """
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f"path: expected a file's path, got {path!r}")
         path = Path(path)
+        if not path.name or "\0" in str(path):
+            raise ValueError(f"path: expected the name of a file, got {str(path)!r}")
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
             with open(partial, "wb") as file:
@@ -210,7 +245,8 @@ class Run:
         except OSError as error:
             raise OSError(error.errno, f"can't save the model: {error.strerror}", str(path)) from None
         finally:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a disk that is read-only says so again
+                partial.unlink()
         return path
 
 
@@ -218,7 +254,8 @@ def restore(session, path):
     """Give the variables of a session's graph the values that :meth:`Run.save` wrote, by name.
 
     Args: a ``tf.Session``, in one process or on a cluster, whose graph has the same trainable variables; the path.
-    Raises ``ValueError`` when names or shapes differ, naming them.
+    Raises ``ValueError`` when names or shapes differ, naming them, or when the file is none of these; ``OSError`` when
+    it can't be read.
 
     Example::
 
@@ -231,12 +268,22 @@ def restore(session, path):
             restore(session, "model.npz")
             print(evaluate(session, model, read_data_sets(one_hot=True).test))
     """
+    if not hasattr(session, "graph"):
+        raise TypeError(f"session: expected a tf.Session, got {session!r}")
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path: expected a file's path, got {path!r}")
+    with open(path, "rb") as file:
+        try:
+            with np.load(file) as archive:
+                saved = {name: archive[name] for name in archive.files}
+        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: expected a model that Run.save() wrote; it can't be read: {error}") from None
     import tensorflow.compat.v1 as tf
 
-    with session.graph.as_default(), np.load(path) as saved:
+    with session.graph.as_default():
         variables = {variable.op.name: variable for variable in tf.trainable_variables()}
-        if set(variables) != set(saved.files):
-            raise ValueError(f"{path} has variables {sorted(saved.files)}; the graph has {sorted(variables)}")
+        if set(variables) != set(saved):
+            raise ValueError(f"{path} has variables {sorted(saved)}; the graph has {sorted(variables)}")
         for name, variable in variables.items():
             if tuple(variable.shape) != saved[name].shape:
                 raise ValueError(f"{path} has {name} of shape {saved[name].shape}; the graph's is {variable.shape}")

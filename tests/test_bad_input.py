@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ from hypothesis import strategies as st
 from idx_sets import NAMES, idx, small_set, write
 
 import mnistdist
-from mnistdist import Cluster, DataSet, read_data_sets, show, train
+from mnistdist import Cluster, DataSet, Datasets, Run, read_data_sets, restore, show, train
 from mnistdist.devices import assign
 from mnistdist.flags import FLAGS, UsageError, check, parse
 from mnistdist.idx import DataError, read_idx
 from mnistdist.network import listing_addresses, loopback_addresses, parse_address
+from mnistdist.results import SharedModel
 
 # ------------------------------------------------------------------------------------------------ flags
 
@@ -164,6 +166,18 @@ PIXELS, DIGITS = np.zeros((3, 4), np.uint8), np.zeros(3, np.uint8)
 TWO_TASKS = {"ps": 1, "workers": 2, "gpus": [], "cores": [0]}
 
 
+ONE_HOT = np.zeros((3, 10), np.float32)
+NOT_ONE_HOT = Datasets(DataSet(PIXELS, DIGITS), None, None)
+RUN = Run(sync=False, results=[], model=SharedModel(0, {"a": np.zeros(3)}, None, None, None))
+GRAPH = SimpleNamespace(graph=None)
+
+
+class Running:
+    """As much of a running cluster as is looked at before anything is started on it."""
+
+    workers = (0, 1)
+
+
 def cases(name, call, *values):
     return [pytest.param(name, call, value, id=f"{name}={ascii(value)[:30]}-{i}") for i, value in enumerate(values)]
 
@@ -196,6 +210,24 @@ def cases(name, call, *values):
             "show(", show, "", "..", "a\0.b", "nothing.here", "mnistdist", "mnistdist.model.nothing", "mnistdist..x"
         ),
         *cases("cluster is new", lambda x: train(x, steps=1), Cluster()),
+        *cases("show(", show, "sys.exit", "math.sin"),
+        *cases("cluster", lambda x: train(x, steps=1), "x", None, 3, []),
+        *cases("sync", lambda x: train(Running(), steps=1, sync=x), "no", None, 1),
+        *cases("learning_rate", lambda x: train(Running(), steps=1, learning_rate=x), "a", None, 0, -1, float("nan")),
+        *cases("learning_rate", lambda x: train(Running(), steps=1, learning_rate=x), float("inf"), True, [0.1]),
+        *cases("optimizer", lambda x: train(Running(), steps=1, optimizer=x), "adam", 3),
+        *cases("build_graph", lambda x: train(Running(), steps=1, build_graph=x), "model", 3),
+        *cases("on_step", lambda x: train(Running(), steps=1, on_step=x), "print", 3),
+        *cases("data", lambda x: train(Running(), steps=1, data=x), 3, b"/tmp", PIXELS, [PIXELS, DIGITS], "", "a\0b"),
+        *cases("data.train", lambda x: train(Running(), steps=1, data=x), Datasets(None, None, None), NOT_ONE_HOT),
+        *cases("seed", lambda x: train(Running(), steps=1, seed=x), "x", -1, 1.5, True, [1]),
+        *cases("step_timeout", lambda x: train(Running(), steps=1, step_timeout=x), "60", 0, -1, float("nan")),
+        *cases("path", RUN.save, 3, None, b"a", "", ".", "/", "a\0b"),
+        *cases("path", lambda x: restore(GRAPH, x), 3, None),
+        *cases("session", lambda x: restore(x, "model.npz"), 3, None, "grpc://h:1"),
+        *cases("servers", lambda x: Cluster(servers=x), "no", None, 1),
+        *cases("timeout", lambda x: Cluster(timeout=x), float("inf"), 10**400),
+        *cases("lines", lambda x: Cluster().logs("ps:0", x), "x", -1, None, 1.5, True),
         *cases("address", parse_address, 3, None, b"h:1", ["h:1"]),
         *cases("at most 63314 tasks", lambda x: listing_addresses(1, x), 10**9),
         *cases("at most 6000 tasks", lambda x: loopback_addresses(1, x), 10**9),
@@ -210,7 +242,8 @@ def test_a_wrong_argument_is_named(name, call, value):
 
 
 @pytest.mark.parametrize(
-    "task", ["", "chief", "worker", "worker:2", "worker:-1", "worker:0 ", None, 3, 1.5, ("ps", "0")]
+    "task",
+    ["", "chief", "worker", "worker:2", "worker:-1", "worker:0 ", None, 3, 1.5, ("ps", "0"), ["ps", 0], "worker:²"],
 )
 def test_a_task_that_there_is_not_is_named(task):
     with pytest.raises(KeyError, match="expected one of ps:0, worker:0, worker:1") as caught:
@@ -229,9 +262,32 @@ def test_a_cluster_that_is_not_started_has_nothing_to_show(name):
 
 
 def test_every_public_name_that_checks_its_arguments_is_tried_here():
-    """The others hold what they are given, or need a session: see test_training.py."""
-    plain = {"ClusterStartError", "DataError", "Datasets", "Graph", "Run", "StepRecord", "Task", "TaskFailed"}
-    assert {"Cluster", "DataSet", "read_data_sets", "show", "train"} | plain | {"restore"} == set(mnistdist.__all__)
+    """The others hold what they are given."""
+    plain = {"ClusterStartError", "DataError", "Datasets", "Graph", "StepRecord", "Task", "TaskFailed"}
+    tried = {"Cluster", "DataSet", "Run", "read_data_sets", "restore", "show", "train"}
+    assert tried | plain == set(mnistdist.__all__)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut", "cut", "array", "missing", "folder"])
+def test_a_file_that_is_no_saved_model_is_named(tmp_path, content):
+    path = RUN.save(tmp_path / "model.npz")
+    if content == "array":
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
+    elif content in ("missing", "folder"):
+        path.unlink()
+        if content == "folder":
+            path.mkdir()
+    else:
+        path.write_bytes(path.read_bytes()[:-30] if content == "cut" else content)
+    with pytest.raises((ValueError, OSError)) as caught:
+        restore(GRAPH, path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_name_that_is_too_long_is_the_models():
+    with pytest.raises(OSError, match="can't save the model: File name too long"):
+        RUN.save("x" * 300)
 
 
 # ------------------------------------------------------------------------------------------- idx files

@@ -65,6 +65,13 @@ def test_a_model_that_does_not_fit_on_the_disk(with_mounts, tmp_path):
     ]
 
 
+def test_a_model_on_a_disk_that_is_read_only(with_mounts, tmp_path):
+    code = SAVE + "save(sys.argv[1] + '/model.npz', 1.0)"
+    script = 'mount -t tmpfs none "$2" && mount -o remount,bind,ro "$2" && "$0" -c "$1" "$2"; ls -A "$2"'
+    error = f"[Errno 30] can't save the model: Read-only file system: '{tmp_path}/model.npz'"
+    assert run(with_mounts(script, sys.executable, code, tmp_path)) == [error]
+
+
 def test_a_model_larger_than_a_file_may_be(tmp_path):
     """The limit that needs no disk of its own, and so holds on every system."""
     path = tmp_path / "model.npz"

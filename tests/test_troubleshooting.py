@@ -166,6 +166,7 @@ def slow_checkpoint(tmp_path, monkeypatch, **_):
     with tf.Graph().as_default() as graph:
         tf.get_variable("shared", [1])
     checkpoints = Checkpoints(SimpleNamespace(graph=graph), tmp_path, 10, timeout=0.1)
+    checkpoints.begin(SimpleNamespace(graph=graph), 0)
     monkeypatch.setattr(checkpoints.saver, "save", lambda *_, **__: release.wait(30))
     with pytest.raises(TimeoutError) as caught:
         checkpoints.save(20)

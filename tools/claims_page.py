@@ -10,9 +10,9 @@ PAGE = ROOT / "book" / "claims.md"
 MARK = {"reproduced": "✓", "not reproduced": "✗", "out of reach": "○"}
 
 HEAD = """\
-% Made by `python -m tools.claims_page` from book/experiments: edit that, not this.
-
 # Claims, and what came of them
+
+% Made by `python -m tools.claims_page` from book/experiments: edit that, not this.
 
 What the classic text, papers and manuals say about parameter servers, each put to the test as far as one machine can.
 Nothing on this page is typed: a command makes it from the stored results of repeated experiments (`make

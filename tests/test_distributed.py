@@ -204,5 +204,6 @@ def test_the_launcher_starts_a_killed_ps_again(tmp_path):
     assert process.returncode == 0, err
     assert re.search(r"^mnistdist run: ps:0 ended with SIGKILL: started again$", err, re.M), err
     assert len(re.findall(r"^\[worker:\d\] validation accuracy = ", out, re.M)) == 2
-    lost = re.search(r"^\[worker:0\] Worker 0: training goes on from global step \d+: (\d+) steps are lost$", out, re.M)
-    assert int(lost[1]) <= 200
+    # What the chief itself knew to have been made may all be in a checkpoint that was written just before.
+    lost = re.search(r"^\[worker:0\] .* goes on from global step \d+: (?:(\d+) steps are|no step is) lost$", out, re.M)
+    assert int(lost[1] or 0) <= 200

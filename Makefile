@@ -46,11 +46,9 @@ experiments: install ## measure anew what the pages report of repeats (about an 
 	$(PY) -m tools.claims_page
 
 faults: install ## end, pause and restart every task in every way, and kill the client 20 times (under 30 minutes)
-	@mkdir -p $(RESULTS)
 	$(PY) -m tools.faults matrix --json $(RESULTS)/faults.json
 
 soak: install ## faults at random, for MINUTES=60
-	@mkdir -p $(RESULTS)
 	$(PY) -m tools.faults soak --minutes $(MINUTES) --json $(RESULTS)/soak.json
 
 lint: install ## check style and formatting

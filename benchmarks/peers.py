@@ -10,7 +10,6 @@ noted every 250 updates or rounds and evaluated afterwards: neither costs time.
 
 import argparse
 import itertools
-import json
 import os
 import statistics
 import subprocess
@@ -23,6 +22,7 @@ from benchmarks.peer_processes import run_tasks
 from benchmarks.throughput import DESIGNS, EVERY, GOAL, WARM_UP, measure, validation_accuracy
 from mnistdist import Cluster, read_data_sets
 from mnistdist.network import private_network_available
+from tools.environment import write_stamped
 
 BASE = "listing, async"
 OURS = (BASE, "ours, async", "ours, sync (rounds)")
@@ -144,10 +144,7 @@ def main(arguments=None):
     rows = benchmark(options.repeats)
     print(summary(rows))
     if options.json:
-        from tools.environment import environment
-
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"environment": dict(environment()), "rows": rows}, file, indent=1)
+        write_stamped(options.json, rows)
     return 0
 
 

@@ -16,6 +16,8 @@ import time
 
 from tqdm import tqdm
 
+from tools.environment import write_stamped
+
 TASKS = 3
 CLIENT = """
 import json, time
@@ -72,11 +74,7 @@ def main(argv=None):
         noisy = "  noisy" if max(ratios) > 1.25 * min(ratios) else ""
         print(f"{name:20}{seconds:10.2f}{statistics.median(ratios):34.2f}{min(ratios):8.2f}{max(ratios):8.2f}{noisy}")
     if arguments.json:
-        from tools.environment import environment
-
-        os.makedirs(os.path.dirname(arguments.json) or ".", exist_ok=True)
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump({"environment": dict(environment()), "rows": rows}, file, indent=1)
+        write_stamped(arguments.json, rows)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ reached at the first of two evaluations in a row at 97% or above.
 
 import argparse
 import itertools
-import json
-import os
 import statistics
 import time
 
@@ -17,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mnistdist import Cluster, read_data_sets
+from tools.environment import write_stamped
 
 EVERY, GOAL, BATCH, WARM_UP = 250, 0.97, 100, 200
 
@@ -159,11 +158,7 @@ def main(arguments=None):
     rows = benchmark(options.repeats, options.only)
     print(summary(rows))
     if options.json:
-        from tools.environment import environment
-
-        os.makedirs(os.path.dirname(options.json) or ".", exist_ok=True)
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"environment": dict(environment()), "rows": rows}, file, indent=1)
+        write_stamped(options.json, rows)
     return 0
 
 

@@ -17,6 +17,7 @@ _NOT_OURS = (
     tf.errors.AbortedError,
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
+    TimeoutError,
 )
 
 
@@ -39,7 +40,6 @@ class Checkpoints:
         os.makedirs(folder, exist_ok=True)
         self.folder, self._every, self._timeout = str(folder), every, timeout
         self._session = self._saved = None
-        self._meanwhile = every // 10  # steps that others make while a checkpoint is written: measured at each
         with replica.graph.as_default():
             self.saver = tf.train.Saver(tf.global_variables(), max_to_keep=KEPT)
         for leftover in glob.glob(f"{glob.escape(self._prefix)}*.tempstate*"):  # of a worker 0 that was killed
@@ -61,7 +61,8 @@ class Checkpoints:
 
     def save_when_due(self, step):
         """Write a checkpoint early enough to have it when ``every`` steps have been made since the last one."""
-        if step - self._saved + self._meanwhile >= self._every:
+        # A tenth of them is left to what others make while it is written.
+        if step - self._saved >= self._every - self._every // 10:
             self.save(step)
 
     def save(self, step):
@@ -77,8 +78,6 @@ class Checkpoints:
         except _NOT_OURS:
             raise
         except (tf.errors.OpError, ValueError, OSError) as error:
-            if isinstance(error, TimeoutError):
-                raise
             for part in glob.glob(f"{glob.escape(self._prefix)}-{step}.*"):
                 with contextlib.suppress(OSError):
                     os.remove(part)

@@ -1,5 +1,6 @@
 """What the book was made on, in a few rows: versions, processor, memory. Names no host, user or path."""
 
+import json
 import os
 import platform
 from importlib.metadata import version
@@ -36,3 +37,11 @@ def environment():
         ("memory", f"{psutil.virtual_memory().total / 2**30:.0f} GiB"),
         ("GPUs that TensorFlow can use", str(gpus) if gpus else "none"),
     ]
+
+
+def write_stamped(path, rows):
+    """Write measured rows as JSON, with the environment beside them; makes the file's folder."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stamped = {"environment": dict(environment()), "rows": rows}
+    path.write_text(json.dumps(stamped, indent=1) + "\n", encoding="utf-8")

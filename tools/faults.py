@@ -26,6 +26,8 @@ from pathlib import Path
 import psutil
 from tqdm import tqdm
 
+from tools.environment import write_stamped
+
 FORMS = ("program", "cluster")
 ROLES = {"worker": ("worker", 1), "chief": ("worker", 0), "ps": ("ps", 0)}
 FAULTS = ("kill", "pause", "restart")
@@ -445,9 +447,7 @@ def main(arguments=None):
     minutes = (time.monotonic() - begin) / 60
     print(f"{len(rows)} faults in {minutes:.1f} minutes, {failed} failed, {beyond} steps lost beyond a checkpoint")
     if options.json:
-        from tools.environment import environment
-
-        options.json.write_text(json.dumps({"environment": dict(environment()), "rows": rows}, indent=1) + "\n")
+        write_stamped(options.json, rows)
     return 1 if failed else 0
 
 

@@ -11,6 +11,7 @@ import tensorflow.compat.v1 as tf
 
 from mnistdist.between_graph import Replica
 from mnistdist.model import Graph, accuracy
+from mnistdist.sessions import run_options
 
 
 def build_listing(cluster_spec, task_index, *, sync=False, seed=None, container="", device="cpu:0", alone=False):
@@ -44,7 +45,7 @@ def build_listing(cluster_spec, task_index, *, sync=False, seed=None, container=
         def advance(session, dataset, batch_size, left, timeout):
             images, labels = dataset.next_batch(batch_size)
             start = time.monotonic()
-            _, step = session.run([train_step, global_step], {x: images, y_: labels})
+            _, step = session.run([train_step, global_step], {x: images, y_: labels}, run_options(timeout))
             return [(step, step, start, time.monotonic(), 0.0)]
 
         parameters = {v.op.name: v for v in tf.trainable_variables()}

@@ -12,12 +12,14 @@ import statistics
 import time
 
 import numpy as np
+from ipyparallel.error import RemoteError
 from tqdm import tqdm
 
 from mnistdist import Cluster, read_data_sets
 from tools.environment import write_stamped
 
 EVERY, GOAL, BATCH, WARM_UP = 250, 0.97, 100, 200
+MOST_FAILURES = 2  # of one training: a step without a second try may fail though nothing is wrong
 
 # name: (workers, what to run, options, updates or rounds)
 DESIGNS = {
@@ -49,7 +51,7 @@ def run_design(design, options, steps, seed, container):
     common = {"seed": seed, "container": container}
     alone = design in ("alone", "limit")
     if design == "fast":
-        replica = build_flat_replica(spec, index, train_set=data, steps_per_run=8, **common, **options)
+        replica = build_flat_replica(spec, index, train_set=data, **common, **options)
     else:
         replica = build_listing(spec, index, alone=alone, **common, **options)
     made, ends, notes, after = [], [], [], 0
@@ -90,7 +92,7 @@ def measure(cluster, name, repeat, validation):
     """One design, once: updates a second after the first ones, seconds to the goal (None: not reached), accuracy."""
     _, design, options, steps = DESIGNS[name]
     container = f"bench-{repeat}-{list(DESIGNS).index(name)}"
-    results = cluster.workers.apply_sync(run_design, design, options, steps, repeat + 1, container)
+    results, failures = _results(cluster, (design, options, steps, repeat + 1), container)
     rates = []
     if design == "limit":
         for made, ends, _ in results:
@@ -107,7 +109,21 @@ def measure(cluster, name, repeat, validation):
         spent += cost
     pairs = itertools.pairwise(scores)
     reached = next((now[1] for now, then in pairs if min(now[2], then[2]) >= GOAL), None)
-    return {"rate": rate, "seconds": reached, "accuracy": scores[-1][2], "steps": scores[-1][0]}
+    outcome = {"rate": rate, "seconds": reached, "accuracy": scores[-1][2], "steps": scores[-1][0]}
+    return outcome | ({"failures": failures} if failures else {})
+
+
+def _results(cluster, arguments, container):
+    """What every worker returns of a training, and the errors of those before it that failed and were made again."""
+    failures = []
+    while True:
+        try:
+            return cluster.workers.apply_sync(run_design, *arguments, f"{container}-{len(failures)}"), failures
+        except RemoteError as error:
+            if len(failures) == MOST_FAILURES:
+                raise
+            failures.append(str(error))
+            cluster.restart()
 
 
 def benchmark(repeats, names=tuple(DESIGNS)):
@@ -144,8 +160,9 @@ def summary(rows):
             f"{name:<46}{statistics.median(rate):8.0f}{statistics.median(ratio):8.2f} {spread:<15}{reached:<20}"
             f"{accuracy:.4f}{noisy}"
         )
+    failures = [f"{row['design']}: failed, made again: {why}" for row in rows for why in row.get("failures", ())]
     head = f"{'':<46}{'a second':>8}{'ratio':>8} {'(spread)':<15}{'s to 97%':<20}accuracy"
-    return "\n".join([head, *lines])
+    return "\n".join([head, *lines, *failures])
 
 
 def main(arguments=None):

@@ -182,8 +182,11 @@ def _start_server(flags, spec):
         os.environ.setdefault(name, value)
     os.environ["CUDA_VISIBLE_DEVICES"] = pin.env["CUDA_VISIBLE_DEVICES"]
     tf = _import_tensorflow()
+    from mnistdist.sessions import server_config
+
     try:
-        return tf.train.Server(tf.train.ClusterSpec(spec), flags.job_name, flags.task_index), pin.tf_device
+        server = tf.train.Server(tf.train.ClusterSpec(spec), flags.job_name, flags.task_index, config=server_config())
+        return server, pin.tf_device
     except tf.errors.UnknownError:
         raise busy from None
 

@@ -21,6 +21,7 @@ import tensorflow.compat.v1 as tf
 from mnistdist.between_graph import Replica, adam, count_update
 from mnistdist.model import Graph, build_model
 from mnistdist.sessions import run_options
+from mnistdist.training import STEPS_PER_RUN
 
 ROUNDS_PER_RUN = 8  # of the chief's op that merges gradients; like a worker's steps, each is of its own
 
@@ -36,7 +37,7 @@ def build_flat_replica(
     sync=False,
     replicas_to_aggregate=None,
     local_steps=1,
-    steps_per_run=16,
+    steps_per_run=STEPS_PER_RUN,
     device="gpu:0",
     seed=None,
     container="",

@@ -266,5 +266,8 @@ def _become_task(settings, request, nursery):
     tf.disable_v2_behavior()
     namespace = {"job_name": job, "task_index": index, "cluster_spec": settings["spec"]}
     if settings["servers"]:
-        namespace["server"] = tf.train.Server(tf.train.ClusterSpec(settings["spec"]), job, index)
+        from mnistdist.sessions import server_config
+
+        spec = tf.train.ClusterSpec(settings["spec"])
+        namespace["server"] = tf.train.Server(spec, job, index, config=server_config())
     run_engine(settings["folder"], request["engine"], namespace)

@@ -17,7 +17,7 @@ from mnistdist.datasets import DataSet, Datasets, read_data_sets
 from mnistdist.errors import TaskFailed, describe_exit
 
 _runs = itertools.count(1)
-STEPS_PER_RUN = 8
+STEPS_PER_RUN = 16
 
 
 def train(
@@ -67,7 +67,7 @@ def train(
             that they made, divided by the number of workers. More than 1 changes what is computed: far fewer messages
             for more staleness. A record is then one push; the global step still counts batches.
         steps_per_run: Fast design: how many steps, each with its own pull and push, one run of the session makes.
-            None for 8, or 1 if there is an ``on_step``, which is called between runs.
+            None for 16, or 1 if there is an ``on_step``, which is called between runs.
         logdir: Folder in which worker 0 keeps checkpoints, and from the last of which training goes on; None for none.
         save_steps: Global steps from one checkpoint to the next.
         restarts: How many times, in all, a task that has ended is started again and the training goes on. Steps that a

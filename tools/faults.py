@@ -257,6 +257,7 @@ def _went_on(outcome, steps, expected):
 def cluster_cell(role, fault, mode):
     """A fault in a training on a `Cluster`; returns its outcome, see :func:`run_cell`."""
     from mnistdist import Cluster, TaskFailed, train
+    from mnistdist.training import STEPS_PER_RUN
 
     job, index = ROLES[role]
     with tempfile.TemporaryDirectory() as folder, Cluster(ps=1, workers=2) as cluster:
@@ -287,7 +288,7 @@ def cluster_cell(role, fault, mode):
                 sync=mode == "sync",
                 seed=1,
                 on_step=on_step,
-                steps_per_run=8,
+                steps_per_run=STEPS_PER_RUN,
                 step_timeout=WAIT[fault],
                 **options,
             )

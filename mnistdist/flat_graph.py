@@ -13,6 +13,7 @@ replaced by slices of the vector. The chapter "Where a step goes" measures what 
 """
 
 import functools
+import math
 import time
 
 import numpy as np
@@ -21,7 +22,7 @@ import tensorflow.compat.v1 as tf
 from mnistdist.between_graph import Replica, adam, count_update
 from mnistdist.model import Graph, build_model
 from mnistdist.sessions import run_options
-from mnistdist.training import STEPS_PER_RUN
+from mnistdist.training import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN
 
 ROUNDS_PER_RUN = 8  # of the chief's op that merges gradients; like a worker's steps, each is of its own
 
@@ -37,7 +38,7 @@ def build_flat_replica(
     sync=False,
     replicas_to_aggregate=None,
     local_steps=1,
-    steps_per_run=STEPS_PER_RUN,
+    steps_per_run=None,
     device="gpu:0",
     seed=None,
     container="",
@@ -50,11 +51,12 @@ def build_flat_replica(
     near the end of a training, runs are of one step, so that it ends where it should. With ``local_steps`` above 1 (and
     ``sync`` off), a worker makes so many steps on its own copy of the parameters, with an optimizer of its own, and
     pushes the change that they made, divided by the number of workers (after Downpour's n_push and n_fetch, Dean et al.
-    2012).
+    2012); a run makes whole pushes, of ``steps_per_run`` steps together or a few more.
 
     Raises:
         ValueError: for a model with variables other than trainable ones of float32: they can't be one vector.
     """
+    steps_per_run = steps_per_run or (STEPS_PER_RUN if local_steps == 1 else LOCAL_STEPS_PER_RUN)
     forward = _Forward(build_graph, seed)
     ps, workers = len(cluster_spec["ps"]), len(cluster_spec["worker"])
     worker = f"/job:worker/task:{task_index}/{device}"
@@ -77,7 +79,15 @@ def build_flat_replica(
             opt = optimizer(learning_rate)
             rounds = _Rounds(vector, opt, global_step, replicas_to_aggregate or workers, workers) if sync else None
             if local_steps > 1:
-                runs = {1: _local_run(forward, vector, batches, opt, global_step, worker, local_steps, workers)}
+                with tf.device(worker):
+                    own = tf.get_variable("own", [vector.size], tf.float32, tf.zeros_initializer(), collections=["own"])
+                runs = {
+                    count: _local_run(forward, vector, batches, opt, own, global_step, local_steps, workers, count)
+                    for count in sorted({1, math.ceil(steps_per_run / local_steps)})
+                }
+                for variable in opt.variables():
+                    tf.add_to_collection("own", variable)
+                    graph.get_collection_ref(tf.GraphKeys.GLOBAL_VARIABLES).remove(variable)
                 local_init += [tf.variables_initializer(tf.get_collection("own"))]
             else:
                 runs = {
@@ -303,39 +313,49 @@ def _run(forward, vector, batches, opt, global_step, worker, rounds, count):
         return _Run(rows, first_round, before, after, losses, ends)
 
 
-def _local_run(forward, vector, batches, opt, global_step, worker, count, workers):
-    """``count`` steps on the worker's own copy of the parameters; then its share of the way they have gone is pushed.
+def _local_run(forward, vector, batches, opt, own, global_step, steps, workers, count):
+    """``steps`` steps on the worker's own copy of the parameters, then a push of its share of the way that they went;
+    ``count`` times.
 
     Its share: workers that pushed all of it would go the same way several times.
     """
+    worker = own.device
     with tf.device(worker):
-        rows = tf.placeholder(tf.int32, [count, None])
-        own = tf.get_variable("own", [vector.size], tf.float32, tf.zeros_initializer(), collections=["own"])
-    with tf.device(_ps(0)):
-        before = tf.identity(global_step.read_value())
-    with tf.control_dependencies([before]), tf.device(worker):
-        pulled = vector.pull()
-        done, losses = [own.assign(pulled, read_value=False)], []
-        for step in range(count):
-            with tf.control_dependencies(done):
-                theta = own.read_value()
-            losses.append(forward.loss(theta, *batches.batch(rows[step])))
-            gradient = tf.gradients(losses[-1], theta)[0]
-            with tf.control_dependencies(done):
-                done = [opt.apply_gradients([(gradient, own)])]
-        for variable in opt.variables():
-            tf.add_to_collection("own", variable)
-            tf.get_default_graph().get_collection_ref(tf.GraphKeys.GLOBAL_VARIABLES).remove(variable)
-        with tf.control_dependencies(done):
-            changes = vector.push((own.read_value() - pulled) / workers)
-    pushed = []
-    for index, (shard, change) in enumerate(zip(vector.shards, changes, strict=True)):
-        with tf.device(_ps(index)):
-            pushed.append(shard.assign_add(change, use_locking=True, read_value=False))
-    with tf.device(_ps(0)):
-        after = count_update(global_step, tf.group(*pushed), count)
+        rows = tf.placeholder(tf.int32, [count * steps, None])
+
+    def step(number, total):
+        theta = own.read_value()
+        loss = forward.loss(theta, *batches.batch(rows[number]))
+        with tf.control_dependencies([opt.apply_gradients([(tf.gradients(loss, theta)[0], own)])]):
+            return number + 1, total + loss
+
+    before, after, losses, ends, pushed = [], [], [], [], []
+    for push in range(count):
+        with tf.control_dependencies(pushed), tf.device(_ps(0)):
+            before.append(tf.identity(global_step.read_value()))
+        with tf.control_dependencies(before[-1:]), tf.device(worker):
+            pulled = vector.pull()
+        with tf.device(worker):
+            if push:
+                with tf.control_dependencies([pulled]):
+                    ends.append(tf.timestamp())
+            with tf.control_dependencies([own.assign(pulled, read_value=False)]):
+                first = tf.constant(push * steps)
+            end, total = tf.while_loop(
+                lambda number, _, end=(push + 1) * steps: number < end, step, [first, 0.0], parallel_iterations=1
+            )
+            losses.append(total / steps)
+            with tf.control_dependencies([end]):
+                changes = vector.push((own.read_value() - pulled) / workers)
+        added = []
+        for index, (shard, change) in enumerate(zip(vector.shards, changes, strict=True)):
+            with tf.device(_ps(index)):
+                added.append(shard.assign_add(change, use_locking=True, read_value=False))
+        with tf.device(_ps(0)):
+            after.append(count_update(global_step, tf.group(*added), steps))
+        pushed = [after[-1].op]
     with tf.device(worker):
-        return _Run(rows, None, [before], [after], [tf.reduce_mean(losses)], [])
+        return _Run(rows, None, before, after, losses, ends)
 
 
 def _advancing(runs, batches, local_steps, workers, sync_from):
@@ -350,7 +370,7 @@ def _advancing(runs, batches, local_steps, workers, sync_from):
             batches.fill(session)
             filled = True
         # Others go on meanwhile, and no run can be stopped half-way: near the end, one step at a time.
-        count = longest if left > 4 * workers * longest else 1
+        count = longest if left > 4 * workers * longest * local_steps else 1
         run = runs[count]
         rows = dataset.next_rows(count * local_steps * batch_size).reshape(count * local_steps, batch_size)
         feed = {run.rows: rows}

@@ -18,6 +18,7 @@ from mnistdist.errors import TaskFailed, describe_exit
 
 _runs = itertools.count(1)
 STEPS_PER_RUN = 16
+LOCAL_STEPS_PER_RUN = 40
 
 
 def train(
@@ -67,7 +68,8 @@ def train(
             that they made, divided by the number of workers. More than 1 changes what is computed: far fewer messages
             for more staleness. A record is then one push; the global step still counts batches.
         steps_per_run: Fast design: how many steps, each with its own pull and push, one run of the session makes.
-            None for 16, or 1 if there is an ``on_step``, which is called between runs.
+            None for 16, or 1 if there is an ``on_step``, which is called between runs. With local steps, a run makes as
+            many pushes as come to so many steps; None for 40.
         logdir: Folder in which worker 0 keeps checkpoints, and from the last of which training goes on; None for none.
         save_steps: Global steps from one checkpoint to the next.
         restarts: How many times, in all, a task that has ended is started again and the training goes on. Steps that a
@@ -118,7 +120,7 @@ def train(
     replica_options |= {"seed": seed, "container": f"train-{os.getpid()}-{next(_runs)}", "design": design}
     if design == "fast":
         replica_options["local_steps"] = local_steps
-        replica_options["steps_per_run"] = steps_per_run or (1 if on_step else STEPS_PER_RUN)
+        replica_options["steps_per_run"] = steps_per_run or (1 if on_step else None)
     replica_options |= {k: v for k, v in (("build_graph", build_graph), ("optimizer", optimizer)) if v is not None}
     run_options = {"steps": int(steps), "batch_size": int(batch_size), "on_step": on_step, "step_timeout": step_timeout}
     run_options |= {"logdir": logdir, "save_steps": int(save_steps)}

@@ -130,7 +130,9 @@ def parameter_server(settings, job, index):
 
     spec = tf.train.ClusterSpec(settings["spec"])
     if job != "coordinator":
-        tf.distribute.Server(spec, job_name=job, task_index=index).join()
+        from mnistdist.sessions import server_config
+
+        tf.distribute.Server(spec, job_name=job, task_index=index, config=server_config()).join()
     for name, addresses in settings["spec"].items():
         for address in addresses:
             wait_for_address(address, 60, what=name)

@@ -129,6 +129,21 @@ def test_local_steps_count_every_batch_and_learn(cluster):
     assert last.sum() == len(run.steps)
 
 
+@pytest.mark.parametrize("pushes", [1, 3])
+def test_local_steps_of_one_worker_are_plain_steps(pushes):
+    options = {"seed": 3, "steps": 120, "build_graph": two_layers, "optimizer": tf.train.GradientDescentOptimizer}
+    with Cluster(ps=1, workers=1) as cluster:
+        plain = train(cluster, learning_rate=0.1, **options)
+        local = train(cluster, learning_rate=0.1, local_steps=4, steps_per_run=4 * pushes, **options)
+    assert local.global_step == 120
+    assert local.steps.global_step_after.tolist() == list(range(4, 124, 4))
+    assert (local.steps.end >= local.steps.start).all()
+    assert (local.steps.start.to_numpy()[1:] >= local.steps.end.to_numpy()[:-1]).all()
+    np.testing.assert_allclose(local.steps.loss, plain.steps.loss.to_numpy().reshape(-1, 4).mean(1), rtol=1e-3)
+    for name, value in plain.model.variables.items():
+        np.testing.assert_allclose(local.model.variables[name], value, rtol=1e-3, atol=1e-4)
+
+
 def test_rows_are_drawn_as_batches_are():
     """The fast design takes the rows that next_batch would: each once an epoch, none dropped."""
     images = np.arange(100, dtype=np.uint8)[:, None].repeat(784, 1)

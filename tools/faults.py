@@ -34,7 +34,7 @@ FAULTS = ("kill", "pause", "restart")
 MODES = ("async", "sync")
 PAUSE = 10  # seconds
 SAVE_STEPS = 200
-STEPS = {"async": 5000, "sync": 2000}
+STEPS = {"async": 8000, "sync": 2000}
 LONGER = {"async": 15_000, "sync": 2000}  # where the others go on for the time of a pause
 FAULT_AT = 600  # global step
 WAIT = {"kill": 15, "pause": 60, "restart": 60}  # seconds that the tasks may wait
@@ -423,6 +423,7 @@ def main(arguments=None):
     commands = parser.add_subparsers(dest="command", required=True)
     whole = commands.add_parser("matrix", help="every cell, and kills of the client")
     whole.add_argument("--kills", type=int, default=20)
+    whole.add_argument("--repeats", type=int, default=1, help="times to run all of it")
     whole.add_argument("--only", default="", help="cells with all of these words, separated by commas")
     whole.add_argument("--json", type=Path, help="file for the outcomes")
     long = commands.add_parser("soak", help="random faults, for long")
@@ -436,19 +437,20 @@ def main(arguments=None):
         run = program_cell if options.form == "program" else cluster_cell
         print(json.dumps(run(options.role, options.fault, options.mode)), flush=True)
         os._exit(0)  # its pipes' readers, and sessions whose other side has gone, are not waited for
-    begin = time.monotonic()
-    if options.command == "soak":
-        rows = soak(options.minutes)
-    else:
-        words = [word for word in options.only.split(",") if word]
-        rows = matrix([cell for cell in cells() if set(words) <= set(cell)], options.kills)
+    begin, rows = time.monotonic(), []
+    words = set(options.only.split(",")) - {""} if options.command == "matrix" else set()
+    for _ in range(options.repeats if options.command == "matrix" else 1):
+        if options.command == "soak":
+            rows += soak(options.minutes)
+        else:
+            rows += matrix([cell for cell in cells() if words <= set(cell)], options.kills)
+        if options.json:
+            write_stamped(options.json, rows)
     print(table(rows))
     failed = sum(bool(row["failed"]) for row in rows)
     beyond = sum(max((row.get("lost") or 0) - SAVE_STEPS, 0) for row in rows)
     minutes = (time.monotonic() - begin) / 60
     print(f"{len(rows)} faults in {minutes:.1f} minutes, {failed} failed, {beyond} steps lost beyond a checkpoint")
-    if options.json:
-        write_stamped(options.json, rows)
     return 1 if failed else 0
 
 

@@ -4,7 +4,7 @@
 is trained in turn by the listing and by our designs (``benchmarks.throughput``), by TensorFlow 2's two strategies for
 several processes and, where ``torch`` can be imported, by PyTorch's DistributedDataParallel. All are held to the same
 two cores, each worker to one of them. One round of two workers is two batches, so that rounds and updates compare. Our
-designs make up to 8 updates a call of the runtime; so do the rows that say it, and the others one. The parameters are
+designs make up to 16 updates a call of the runtime; so do the rows that say it, and the others one. The parameters are
 noted every 250 updates or rounds and evaluated afterwards: neither costs time.
 """
 
@@ -30,9 +30,9 @@ DDP = "PyTorch DDP, gloo (rounds)"
 # name: (what to run, ps tasks, whether there is a coordinator, updates or rounds a call)
 PEERS = {
     "TF2 ParameterServerStrategy": ("parameter_server", 1, True, 1),
-    "TF2 ParameterServerStrategy, 8 a schedule": ("parameter_server", 1, True, 8),
+    "TF2 ParameterServerStrategy, 16 a schedule": ("parameter_server", 1, True, 16),
     "TF2 MultiWorkerMirroredStrategy (rounds)": ("multi_worker_mirrored", 0, False, 1),
-    "TF2 MultiWorkerMirroredStrategy, 8 a call (rounds)": ("multi_worker_mirrored", 0, False, 8),
+    "TF2 MultiWorkerMirroredStrategy, 16 a call (rounds)": ("multi_worker_mirrored", 0, False, 16),
     DDP: ("distributed_data_parallel", 0, False, 1),
 }
 WORKERS = 2

@@ -247,7 +247,7 @@ def run_worker(
     """
     records, fruitless = [], 0
     while True:
-        replica, made = _build(design, cluster_spec, task_index, data, replica_options), len(records)
+        replica, made = _build(design, cluster_spec, task_index, data, steps, replica_options), len(records)
         chief = task_index == 0 and logdir is not None
         checkpoints = Checkpoints(replica, logdir, save_steps, wait_timeout) if chief else None
 
@@ -281,11 +281,11 @@ def run_worker(
             say(f"Worker {task_index}: {error}; waiting up to {wait_timeout:g} s for it to come back")
 
 
-def _build(design, cluster_spec, task_index, data, replica_options):
+def _build(design, cluster_spec, task_index, data, steps, replica_options):
     if design == "fast":
         from mnistdist.flat_graph import build_flat_replica
 
-        return build_flat_replica(cluster_spec, task_index, train_set=data.train, **replica_options)
+        return build_flat_replica(cluster_spec, task_index, train_set=data.train, steps=steps, **replica_options)
     return build_replica(cluster_spec, task_index, **replica_options)
 
 

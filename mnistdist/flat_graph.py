@@ -39,26 +39,31 @@ def build_flat_replica(
     replicas_to_aggregate=None,
     local_steps=1,
     steps_per_run=None,
+    steps=None,
     device="gpu:0",
     seed=None,
     container="",
 ):
     """Build one worker's copy of the graph in the fast design; returns a :class:`~mnistdist.replica.Replica`.
 
-    Arguments are those of :func:`mnistdist.between_graph.build_replica`, and three more. ``train_set`` is the
+    Arguments are those of :func:`mnistdist.between_graph.build_replica`, and four more. ``train_set`` is the
     :class:`~mnistdist.DataSet` to train on, which the worker keeps; without one, the replica can only read and evaluate
     the parameters. ``steps_per_run`` is how many steps one run of the session makes, each with its own pull and push;
     near the end of a training, runs are of one step, so that it ends where it should. With ``local_steps`` above 1 (and
     ``sync`` off), a worker makes so many steps on its own copy of the parameters, with an optimizer of its own, and
     pushes the change that they made, divided by the number of workers (after Downpour's n_push and n_fetch, Dean et al.
-    2012); a run makes whole pushes, of ``steps_per_run`` steps together or a few more.
+    2012); a run makes whole pushes, of ``steps_per_run`` steps together or a few more. ``steps`` is how many the whole
+    training has, if that is known: a short one makes no use of runs of several steps, and has none built.
 
     Raises:
         ValueError: for a model with variables other than trainable ones of float32: they can't be one vector.
     """
-    steps_per_run = steps_per_run or (STEPS_PER_RUN if local_steps == 1 else LOCAL_STEPS_PER_RUN)
-    forward = _Forward(build_graph, seed)
     ps, workers = len(cluster_spec["ps"]), len(cluster_spec["worker"])
+    steps_per_run = steps_per_run or (STEPS_PER_RUN if local_steps == 1 else LOCAL_STEPS_PER_RUN)
+    most = math.ceil(steps_per_run / local_steps)
+    short = steps is not None and steps <= _margin(most * local_steps, workers)
+    counts = [1] if short or most == 1 else [1, most]
+    forward = _Forward(build_graph, seed)
     worker = f"/job:worker/task:{task_index}/{device}"
     graph = tf.Graph()
     with graph.as_default(), graph.container(container), tf.variable_scope(tf.get_variable_scope(), use_resource=True):
@@ -83,7 +88,7 @@ def build_flat_replica(
                     own = tf.get_variable("own", [vector.size], tf.float32, tf.zeros_initializer(), collections=["own"])
                 runs = {
                     count: _local_run(forward, vector, batches, opt, own, global_step, local_steps, workers, count)
-                    for count in sorted({1, math.ceil(steps_per_run / local_steps)})
+                    for count in counts
                 }
                 for variable in opt.variables():
                     tf.add_to_collection("own", variable)
@@ -91,8 +96,7 @@ def build_flat_replica(
                 local_init += [tf.variables_initializer(tf.get_collection("own"))]
             else:
                 runs = {
-                    count: _run(forward, vector, batches, opt, global_step, worker, rounds, count)
-                    for count in sorted({1, steps_per_run})
+                    count: _run(forward, vector, batches, opt, global_step, worker, rounds, count) for count in counts
                 }
             advance = _advancing(runs, batches, local_steps, workers, global_step if sync else None)
         return Replica(
@@ -369,8 +373,7 @@ def _advancing(runs, batches, local_steps, workers, sync_from):
         if not filled:
             batches.fill(session)
             filled = True
-        # Others go on meanwhile, and no run can be stopped half-way: near the end, one step at a time.
-        count = longest if left > 4 * workers * longest * local_steps else 1
+        count = longest if left > _margin(longest * local_steps, workers) else 1
         run = runs[count]
         rows = dataset.next_rows(count * local_steps * batch_size).reshape(count * local_steps, batch_size)
         feed = {run.rows: rows}
@@ -389,6 +392,11 @@ def _advancing(runs, batches, local_steps, workers, sync_from):
         return list(zip(before, after, times[:-1], times[1:], losses, strict=True))
 
     return advance
+
+
+def _margin(steps, workers):
+    """From so many steps left on, no runs of ``steps`` are made: others go on meanwhile, and no run can be stopped."""
+    return 4 * workers * steps
 
 
 def _monotonic_offset():

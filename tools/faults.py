@@ -34,8 +34,6 @@ FAULTS = ("kill", "pause", "restart")
 MODES = ("async", "sync")
 PAUSE = 10  # seconds
 SAVE_STEPS = 200
-STEPS = {"async": 8000, "sync": 2000}
-LONGER = {"async": 15_000, "sync": 2000}  # where the others go on for the time of a pause
 FAULT_AT = 600  # global step
 WAIT = {"kill": 15, "pause": 60, "restart": 60}  # seconds that the tasks may wait
 CELL_LIMIT = 240  # seconds for one cell, under load too: everything in it has a limit of its own
@@ -127,12 +125,12 @@ def steps_lost(steps, begin):
 class _Program:
     """Three processes of the program; their lines, with the time at which each was read."""
 
-    def __init__(self, folder, fault, mode):
+    def __init__(self, folder, role, fault, mode):
         spec = {"ps": ["127.0.0.1:2222"], "worker": ["127.0.0.1:2223", "127.0.0.1:2224"]}
         self._flags = [f"--{job}_hosts={','.join(addresses)}" for job, addresses in spec.items()]
         self._flags += [
             f"--data_dir={folder}/data",
-            f"--train_steps={_steps(fault, mode)}",
+            f"--train_steps={steps_of(role, fault, mode)}",
             f"--wait_timeout={WAIT[fault]}",
         ]
         self._flags += ["--log_every=1", "--ps_linger=10", f"--sync_replicas={mode == 'sync'}", "--seed=1"]
@@ -189,7 +187,7 @@ def program_cell(role, fault, mode):
     enter_private_network()
     task = ROLES[role]
     with tempfile.TemporaryDirectory() as folder:
-        program = _Program(folder, fault, mode)
+        program = _Program(folder, role, fault, mode)
         try:
             deadline = time.monotonic() + 90
             while max((step for _, step in program.steps()), default=0) < FAULT_AT:
@@ -240,12 +238,17 @@ def _program_outcome(program, role, fault, mode, at):
     return _went_on(
         {"seconds": longest_stall(at, [when for when, _ in steps]), "error": "", "lost": lost},
         steps,
-        _steps(fault, mode),
+        steps_of(role, fault, mode),
     )
 
 
-def _steps(fault, mode):
-    return (LONGER if fault == "pause" else STEPS)[mode]
+def steps_of(role, fault, mode):
+    """How many steps a training has: enough for the fault to be over before the last one."""
+    if mode == "sync":
+        return 1500
+    if role == "ps" or fault == "kill":
+        return 3000
+    return {"pause": 15_000, "restart": 8000}[fault]  # meanwhile the other worker goes on
 
 
 def _went_on(outcome, steps, expected):
@@ -284,7 +287,7 @@ def cluster_cell(role, fault, mode):
         try:
             run = train(
                 cluster,
-                steps=_steps(fault, mode),
+                steps=steps_of(role, fault, mode),
                 sync=mode == "sync",
                 seed=1,
                 on_step=on_step,
@@ -309,7 +312,7 @@ def cluster_cell(role, fault, mode):
         steps = [(record.end, record.global_step_after) for record in records]
         lost = steps_lost(steps, fault_times[0]) if (role, fault) == ("ps", "restart") else 0
         stall = longest_stall(fault_times[0], [when for when, _ in steps])
-        return _went_on({"seconds": stall, "error": "", "lost": lost}, steps, _steps(fault, mode))
+        return _went_on({"seconds": stall, "error": "", "lost": lost}, steps, steps_of(role, fault, mode))
 
 
 # ------------------------------------------------------------------------------------- the client is killed

@@ -48,8 +48,8 @@ experiments: install ## measure anew what the pages report of repeats (about an 
 faults: install ## end, pause and restart every task in every way, and kill the client 20 times (under 30 minutes)
 	$(PY) -m tools.faults matrix --json $(RESULTS)/faults.json
 
-soak: install ## faults at random, for MINUTES=60
-	$(PY) -m tools.faults soak --minutes $(MINUTES) --json $(RESULTS)/soak.json
+soak: install ## start, train and stop, with faults and kills at random, for MINUTES=60
+	$(PY) -m tools.soak --minutes $(MINUTES) --json $(RESULTS)/soak.json
 
 lint: install ## check style and formatting
 	$(PY) -m ruff check $(CHECKED)

@@ -3,10 +3,11 @@
 import random
 import sys
 
+import psutil
 import pytest
 
 from mnistdist.network import private_network_available
-from tools import faults
+from tools import faults, soak
 
 # Every role and every fault twice, each with both forms and both modes.
 CELLS = [
@@ -48,7 +49,7 @@ def test_training_goes_on_or_says_why_it_does_not(cell):
 @pytest.mark.parametrize("moment", ["start-up", "training", "anywhere"])
 def test_a_killed_client_leaves_no_process(moment):
     after = {"start-up": 1.0, "training": 3.0, "anywhere": random.uniform(0, 5)}[moment]
-    assert faults.kill_client(after)["seconds"] < 10
+    assert faults.kill_client("cluster", after)["seconds"] < 10
 
 
 def test_the_longest_stall_begins_with_the_fault():
@@ -79,3 +80,42 @@ def test_the_table_counts_what_failed():
     rows = [good | {"failed": ""}, good | {"seconds": 4.0, "failed": ""}, good | {"seconds": None, "failed": "why"}]
     (line,) = faults.table(rows).splitlines()[1:]
     assert line.split() == ["kill", "ps", "async", "3.0", "4.0", "0", "error", "1", "FAILED"]
+
+
+def test_a_soak_counts_cycles_faults_hangs_and_what_is_left():
+    held = dict.fromkeys(soak.HELD, 10)
+    cycle = {"form": "cluster", "role": "", "fault": "", "mode": "sync", "seconds": 5.0, "lost": 0, "failed": ""}
+    cycles = [cycle | {"held": held | {"threads": number}} for number in range(12)]
+    restart = {"role": "ps", "fault": "restart", "failed": "", "lost": faults.SAVE_STEPS + 7}
+    kills = [{"role": "client", "fault": "kill"} | faults.tried(fails) for fails in (hangs, leaves, breaks)]
+    said = soak.summary([*cycles, restart, *kills])
+    assert "12 cycles of start, training and stop; 1 faults in tasks; 3 kills of a client" in said
+    assert "1 hangs, 1 with processes left, 1 failed in other ways" in said
+    assert "7 steps lost beyond the 200 between checkpoints" in said
+    assert "descriptors 10 -> 10, threads 4 -> 10" in said
+
+
+def hangs():
+    raise faults.Hang("no end")
+
+
+def leaves():
+    raise faults.Orphans("a process")
+
+
+def breaks():
+    raise AssertionError("a difference")
+
+
+def test_a_client_of_the_soak_says_what_went_wrong_and_ends():
+    client = soak.Client()
+    try:
+        with pytest.raises(AssertionError, match="ps is the number of ps tasks"):
+            client.cycle(0, 1, False)
+        assert client.cycle(1, 1, False)["held"]["processes"] >= 0
+        psutil.Process(client._process.pid).kill()
+        with pytest.raises(AssertionError, match="the client lives on"):
+            client.cycle(1, 1, False)
+    finally:
+        client.close()
+    assert client._process.exitcode is not None

@@ -1,4 +1,4 @@
-"""Faults in trainings that run, one by one: what `make faults` provokes, and `make soak` for as long as you like.
+"""Faults in trainings that run, one by one: what `make faults` provokes, and `make soak` at random.
 
 Each cell of the matrix is a training of one ps and two workers, in which one task is killed for good, paused for ten
 seconds, or killed and started again; as three processes of the program or on a `Cluster`; asynchronous or synchronous.
@@ -41,6 +41,14 @@ MARK = "MNISTDIST_FAULT"
 STEP_LINE = re.compile(r"(\d+\.\d+): Worker (\d): training step \d+ done \(global step: (\d+)\)")
 
 
+class Hang(AssertionError):
+    """Something did not end in its time."""
+
+
+class Orphans(AssertionError):
+    """A process was left behind."""
+
+
 def cells():
     """All of the matrix, as (form, role, fault, mode)."""
     return list(itertools.product(FORMS, ROLES, FAULTS, MODES))
@@ -77,16 +85,21 @@ def _contained(command, limit):
             status = process.wait(limit)
         except subprocess.TimeoutExpired:
             process.kill()
-            status = f"none within {limit} s"
+            status = None
         finally:
             left = _await_none(mark, 10)
             for each in left:
                 each.kill()
         out.seek(0)
         said = out.read()
-    orphans = [" ".join(each.info["cmdline"] or [])[:80] for each in left]
-    assert not orphans, f"{' '.join(command[3:])}: expected no process left, got {orphans}"
-    assert status == 0, f"{' '.join(command[3:])}: expected exit status 0, got {status}:\n{said[-3000:]}"
+    name = " ".join(command[3:])
+    if status is None or f"{Hang.__name__}: " in said:
+        ended = f"got none within {limit} s" if status is None else f"got {status}"
+        raise Hang(f"{name}: expected exit status 0, {ended}:\n{said[-3000:]}")
+    if left:
+        orphans = [" ".join(each.info["cmdline"] or [])[:80] for each in left]
+        raise Orphans(f"{name}: expected no process left, got {orphans}")
+    assert status == 0, f"{name}: expected exit status 0, got {status}:\n{said[-3000:]}"
     return json.loads(said.splitlines()[-1])
 
 
@@ -160,7 +173,7 @@ class _Program:
             try:
                 statuses[task] = self.processes[task].wait(timeout=150)
             except subprocess.TimeoutExpired:
-                raise AssertionError(f"expected that {task} ends within 150 s:\n{self.everything()}") from None
+                raise Hang(f"expected that {task} ends within 150 s:\n{self.everything()}") from None
         if len(tasks) == len(self.processes):
             for reader in self.readers:
                 reader.join(10)
@@ -191,7 +204,8 @@ def program_cell(role, fault, mode):
         try:
             deadline = time.monotonic() + 90
             while max((step for _, step in program.steps()), default=0) < FAULT_AT:
-                assert time.monotonic() < deadline, f"expected {FAULT_AT} steps within 90 s:\n{program.everything()}"
+                if time.monotonic() > deadline:
+                    raise Hang(f"expected {FAULT_AT} steps within 90 s:\n{program.everything()}")
                 time.sleep(0.05)
             at = time.time()
             _provoke(lambda number: program.processes[task].send_signal(number), fault)
@@ -318,45 +332,55 @@ def cluster_cell(role, fault, mode):
 # ------------------------------------------------------------------------------------- the client is killed
 
 CLIENT = """
-import tempfile, time
 from mnistdist import Cluster, train
-begin = time.monotonic()
 with Cluster(ps=1, workers=2) as cluster:
-    print("started", time.monotonic() - begin, flush=True)
+    print("Training begins", flush=True)
     train(cluster, steps=300)
-    print("trained", time.monotonic() - begin, flush=True)
-print("stopped", time.monotonic() - begin, flush=True)
+    print("Training ends", flush=True)
 """
 
 
-def client_seconds():
+def _client(form, folder):
+    """The command that starts a cluster, trains and stops: a notebook's client, or the launcher of the program."""
+    if form == "cluster":
+        return [sys.executable, "-c", CLIENT]
+    return [sys.executable, "-m", "mnistdist.launch", "run", "--train_steps=300", f"--data_dir={folder}"]
+
+
+def client_seconds(form):
     """How long the client takes that :func:`kill_client` kills, when nobody does."""
-    done = subprocess.run([sys.executable, "-c", CLIENT], capture_output=True, text=True, timeout=120, check=True)
-    return float(done.stdout.split()[-1])
+    with tempfile.TemporaryDirectory() as folder:
+        begin = time.monotonic()
+        subprocess.run(_client(form, folder), capture_output=True, timeout=120, check=True)
+        return time.monotonic() - begin
 
 
-def kill_client(after):
+def kill_client(form, after):
     """Kill a client so many seconds after its start; returns {"seconds": until all its processes had ended, ...}.
 
     Raises:
-        AssertionError: some were there 10 s later.
+        Orphans: some were there 10 s later.
     """
     mark = uuid.uuid4().hex
     environment = os.environ | {MARK: mark}
-    with tempfile.TemporaryFile("w+") as out:
-        client = subprocess.Popen([sys.executable, "-c", CLIENT], env=environment, stdout=out, stderr=out)
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as out:
+        client = subprocess.Popen(_client(form, folder), env=environment, stdout=out, stderr=out)
         with contextlib.suppress(subprocess.TimeoutExpired):
             client.wait(after)
+        ended = client.poll() is not None
         client.kill()
         client.wait()
         killed = time.monotonic()
         left = _await_none(mark, 10)
         seconds = time.monotonic() - killed
         out.seek(0)
-        phase = {0: "start-up", 1: "training", 2: "stop", 3: "after its end"}[out.read().count("ed ")]
+        said = out.read()
+    phase = "training" if "Training begins" in said else "start-up"
+    phase = "after its end" if ended else "stop" if "Training ends" in said else phase
     for each in left:
         each.kill()
-    assert not left, f"killed after {after:.2f} s, in {phase}: expected no process 10 s later, got {len(left)}"
+    if left:
+        raise Orphans(f"killed after {after:.2f} s, in {phase}: expected no process 10 s later, got {len(left)}")
     return {"after": after, "phase": phase, "seconds": seconds}
 
 
@@ -364,32 +388,42 @@ def kill_client(after):
 
 
 def matrix(chosen, kills, say=print):
-    """Run cells and kills; returns their outcomes, those that failed with "failed": why."""
+    """Run cells and kills of a notebook's client; returns their outcomes, as :func:`fault` and :func:`kill` do."""
     rows = []
     for cell in tqdm(chosen, desc="faults", disable=not sys.stderr.isatty()):
-        names = dict(zip(("form", "role", "fault", "mode"), cell, strict=True))
-        rows.append(names | _tried(run_cell, *cell))
-        say(_line(rows[-1]))
-    whole = client_seconds() if kills else 0
+        rows.append(fault(*cell))
+        say(line(rows[-1]))
+    whole = client_seconds("cluster") if kills else 0
     for number in tqdm(range(kills), desc="kills", disable=not sys.stderr.isatty()):
-        after = random.uniform(0, whole) if number else 0.9 * whole
-        rows.append({"form": "cluster", "role": "client", "fault": "kill", "mode": ""} | _tried(kill_client, after))
-        say(_line(rows[-1]))
+        rows.append(kill("cluster", random.uniform(0, whole) if number else 0.9 * whole))
+        say(line(rows[-1]))
     return rows
 
 
-def _tried(function, *arguments):
+def fault(*cell):
+    """The outcome of :func:`run_cell` as a row: with the cell's names, and in "failed" why it is not as expected."""
+    return dict(zip(("form", "role", "fault", "mode"), cell, strict=True)) | tried(run_cell, *cell)
+
+
+def kill(form, after):
+    """The outcome of :func:`kill_client` as such a row."""
+    return {"form": form, "role": "client", "fault": "kill", "mode": ""} | tried(kill_client, form, after)
+
+
+def tried(function, *arguments):
+    """What a function returns, with "failed": "", or why it raised AssertionError, beginning with the error's name."""
     try:
         return function(*arguments) | {"failed": ""}
     except AssertionError as problem:
-        return {"seconds": None, "lost": None, "error": "", "failed": str(problem)}
+        return {"seconds": None, "lost": None, "error": "", "failed": f"{type(problem).__name__}: {problem}"}
 
 
-def _line(row):
+def line(row):
+    """A row in one line of text."""
     where = f"{row['form']:<8}{row['role']:<7}{row['fault']:<8}{row['mode']:<6}"
     if row["failed"]:
         return f"{where} FAILED: {row['failed']}"
-    what = f"killed in {row['phase']}" if "phase" in row else row["error"] or "training went on"
+    what = f"killed: {row['phase']}" if "phase" in row else row["error"] or "training went on"
     return f"{where}{row['seconds']:6.1f} s  {what}"
 
 
@@ -412,14 +446,6 @@ def table(rows):
     return "\n".join(lines)
 
 
-def soak(minutes, say=print):
-    """Random cells and kills of the client for so many minutes; returns the outcomes."""
-    deadline, rows = time.monotonic() + 60 * minutes, []
-    while time.monotonic() < deadline:
-        rows += matrix([random.choice(cells())], 0, say) if random.random() < 0.7 else matrix([], 1, say)
-    return rows
-
-
 def main(arguments=None):
     """Run from the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tools.faults", description=__doc__.splitlines()[0])
@@ -429,32 +455,40 @@ def main(arguments=None):
     whole.add_argument("--repeats", type=int, default=1, help="times to run all of it")
     whole.add_argument("--only", default="", help="cells with all of these words, separated by commas")
     whole.add_argument("--json", type=Path, help="file for the outcomes")
-    long = commands.add_parser("soak", help="random faults, for long")
-    long.add_argument("--minutes", type=float, default=60)
-    long.add_argument("--json", type=Path, help="file for the outcomes")
+    whole.set_defaults(run=_run_matrix)
     cell = commands.add_parser("cell", help="one fault, in this process")
     for name, choices in (("form", FORMS), ("role", list(ROLES)), ("fault", FAULTS), ("mode", MODES)):
         cell.add_argument(name, choices=choices)
+    cell.set_defaults(run=_run_cell)
     options = parser.parse_args(arguments)
-    if options.command == "cell":
-        run = program_cell if options.form == "program" else cluster_cell
-        print(json.dumps(run(options.role, options.fault, options.mode)), flush=True)
-        os._exit(0)  # its pipes' readers, and sessions whose other side has gone, are not waited for
+    return options.run(options)
+
+
+def _run_cell(options):
+    run = program_cell if options.form == "program" else cluster_cell
+    print(json.dumps(run(options.role, options.fault, options.mode)), flush=True)
+    os._exit(0)  # its pipes' readers, and sessions whose other side has gone, are not waited for
+
+
+def _run_matrix(options):
     begin, rows = time.monotonic(), []
-    words = set(options.only.split(",")) - {""} if options.command == "matrix" else set()
-    for _ in range(options.repeats if options.command == "matrix" else 1):
-        if options.command == "soak":
-            rows += soak(options.minutes)
-        else:
-            rows += matrix([cell for cell in cells() if words <= set(cell)], options.kills)
+    words = set(options.only.split(",")) - {""}
+    for _ in range(options.repeats):
+        rows += matrix([cell for cell in cells() if words <= set(cell)], options.kills)
         if options.json:
             write_stamped(options.json, rows)
     print(table(rows))
     failed = sum(bool(row["failed"]) for row in rows)
-    beyond = sum(max((row.get("lost") or 0) - SAVE_STEPS, 0) for row in rows)
     minutes = (time.monotonic() - begin) / 60
-    print(f"{len(rows)} faults in {minutes:.1f} minutes, {failed} failed, {beyond} steps lost beyond a checkpoint")
+    print(
+        f"{len(rows)} faults in {minutes:.1f} minutes, {failed} failed, {beyond(rows)} steps lost beyond a checkpoint"
+    )
     return 1 if failed else 0
+
+
+def beyond(rows):
+    """Global steps that were lost beyond the interval between checkpoints, in all."""
+    return sum(max((row.get("lost") or 0) - SAVE_STEPS, 0) for row in rows)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from mnistdist.checkpoints import Checkpoints
+from mnistdist.errors import TaskLost
 from mnistdist.model import Graph, build_model, evaluate
 from mnistdist.placement import replica_devices
 from mnistdist.results import WorkerResult
@@ -40,6 +41,8 @@ class Replica:
             parameters were read, global step that the update made, start, end, loss) of each.
         queue_runner: In synchronous training what worker 0 runs to merge gradients into updates; else None.
         init_tokens: Op that puts the first tokens into its queue, likewise.
+        close_tokens: Op that closes it when the training is over, likewise: who waits for a token is told so.
+        drop: Op that frees the data that this worker keeps; None if it keeps none.
     """
 
     graph: tf.Graph
@@ -51,6 +54,8 @@ class Replica:
     advance: Callable
     queue_runner: tf.train.QueueRunner | None = None
     init_tokens: tf.Operation | None = None
+    close_tokens: tf.Operation | None = None
+    drop: tf.Operation | None = None
 
 
 def adam(learning_rate):
@@ -101,7 +106,7 @@ def build_replica(
         parameters = {variable.op.name: variable for variable in tf.trainable_variables()}
         before = read_before_pull(global_step, model.loss)
         local_init = tf.group(tf.local_variables_initializer(), tf.tables_initializer())
-        opt, queue_runner, tokens = optimizer(learning_rate), None, None
+        opt, runner, tokens, close_tokens = optimizer(learning_rate), None, None, None
         if sync:
             workers = len(cluster_spec["worker"])
             opt = tf.train.SyncReplicasOptimizer(opt, replicas_to_aggregate or workers, total_num_replicas=workers)
@@ -112,9 +117,29 @@ def build_replica(
         uninitialized = tf.report_uninitialized_variables(tf.global_variables())
         if sync:
             local_init = tf.group(local_init, opt.chief_init_op if task_index == 0 else opt.local_step_init_op)
-            queue_runner, tokens = opt.get_chief_queue_runner(), opt.get_init_tokens_op()
-        advance = one_step(model, before, after)
-        return Replica(graph, model, parameters, global_step, uninitialized, local_init, advance, queue_runner, tokens)
+            its = opt.get_chief_queue_runner()
+            runner, tokens = queue_runner(its.queue, its.enqueue_ops), opt.get_init_tokens_op()
+            close_tokens = its.queue.close()
+        return Replica(
+            graph=graph,
+            model=model,
+            parameters=parameters,
+            global_step=global_step,
+            uninitialized=uninitialized,
+            local_init=local_init,
+            advance=one_step(model, before, after),
+            queue_runner=runner,
+            init_tokens=tokens,
+            close_tokens=close_tokens,
+        )
+
+
+def queue_runner(queue, ops):
+    """What the chief runs to merge gradients, without TensorFlow's default of closing the queue whenever it stops.
+
+    The queue lives on the ps, and a closed one can't be opened again: after an error no chief could go on with it.
+    """
+    return tf.train.QueueRunner(queue, ops, cancel_op=tf.no_op())
 
 
 def one_step(model, before, after):
@@ -189,9 +214,9 @@ def train_loop(
             if replica.queue_runner is None:
                 raise
             # The chief has ended, and closed the queue of tokens.
-            after = session.run(replica.global_step)
+            after = session.run(replica.global_step, options=run_options(timeout))
             if after < steps and task_index > 0:
-                raise ConnectionError(f"worker:0, the chief, ended in round {after} of {steps}") from None
+                raise TaskLost(f"worker:0, the chief, ended in round {after} of {steps}") from None
             break
         for before, after, start, end, loss in made:
             record = StepRecord(task_index, len(records) + 1, int(before), int(after), start, end, float(loss))
@@ -242,7 +267,7 @@ def run_worker(
 
     Raises:
         TimeoutError: a ps, worker 0 or, with ``step_timeout``, the rest of a round did not come in time.
-        ConnectionError: a ps has gone, or worker 0 of a synchronous training.
+        TaskLost: a ps has gone, or worker 0 of a synchronous training; a ``ConnectionError``.
         OSError: a checkpoint can't be written or read.
     """
     records, fruitless = [], 0
@@ -262,20 +287,22 @@ def run_worker(
         options = {"checkpoints": checkpoints, "wait_timeout": wait_timeout, "say": say}
         try:
             with worker_session(replica, target, cluster_spec, task_index, **options) as session:
-                _tell_begin(session, replica, task_index, records, say)
+                _tell_begin(session, replica, task_index, records, wait_timeout, say)
                 train_loop(session, replica, data.train, **loop)
                 seconds = _tell_end(records, say)
                 if checkpoints is not None:
-                    checkpoints.save(session.run(replica.global_step))
+                    checkpoints.save(int(session.run(replica.global_step, options=run_options(wait_timeout))))
                 late = f"no evaluation within {wait_timeout:g} s: a ps does not answer"
                 evaluation = functools.partial(evaluate, session, replica.model, data.validation)
                 validation = within(wait_timeout, evaluation, late) if data.validation is not None else None
+                if replica.drop is not None:
+                    session.run(replica.drop, options=run_options(wait_timeout))
             return WorkerResult(task_index, records, seconds, validation)
-        except ConnectionError as error:
+        except TaskLost as error:
             fruitless = 0 if len(records) > made else fruitless + 1
             if logdir is None and not variables_live(replica, target, cluster_spec, task_index):
                 advice = "start the training again (with a logdir, checkpoints would remain)"
-                raise ConnectionError(f"{error}: {advice}") from None
+                raise TaskLost(f"{error}: {advice}") from None
             if fruitless == FRUITLESS_ATTEMPTS:
                 raise
             say(f"Worker {task_index}: {error}; waiting up to {wait_timeout:g} s for it to come back")
@@ -289,11 +316,12 @@ def _build(design, cluster_spec, task_index, data, steps, replica_options):
     return build_replica(cluster_spec, task_index, **replica_options)
 
 
-def _tell_begin(session, replica, task_index, records, say):
+def _tell_begin(session, replica, task_index, records, timeout, say):
     if not records:
         say(f"Training begins @ {time.time():f}")
         return
-    reached, now = records[-1].global_step_after, session.run(replica.global_step)
+    reached = records[-1].global_step_after
+    now = session.run(replica.global_step, options=run_options(timeout))
     lost = f"{reached - now} steps are lost" if reached > now else "no step is lost"
     say(f"Worker {task_index}: training goes on from global step {now}: {lost}")
 

@@ -42,13 +42,19 @@ class Checkpoints:
         self._session = self._saved = None
         with replica.graph.as_default():
             self.saver = tf.train.Saver(tf.global_variables(), max_to_keep=KEPT)
-        for leftover in glob.glob(f"{glob.escape(self._prefix)}*.tempstate*"):  # of a worker 0 that was killed
-            with contextlib.suppress(OSError):
-                os.remove(leftover)
+        state = tf.train.get_checkpoint_state(self.folder)
+        if state is not None:  # or those of a worker 0 that was started again would never be removed
+            self.saver.recover_last_checkpoints(state.all_model_checkpoint_paths)
+        _remove(self._unfinished())  # of a worker 0 that was killed
 
     @property
     def _prefix(self):
         return os.path.join(self.folder, NAME)
+
+    def _unfinished(self):
+        """Files that are there only while a checkpoint is written."""
+        state = os.path.join(glob.escape(self.folder), "checkpoint.tmp*")
+        return glob.glob(f"{glob.escape(self._prefix)}*.tempstate*") + glob.glob(state)
 
     @property
     def latest(self):
@@ -56,8 +62,9 @@ class Checkpoints:
         return tf.train.latest_checkpoint(self.folder)
 
     def begin(self, session, step):
-        """Count from here: the variables are at this global step, and read in this session."""
-        self._session, self._saved = session, step
+        """Count from the last checkpoint: the variables are at this global step, and read in this session."""
+        number = (self.latest or "").rpartition("-")[2]
+        self._session, self._saved = session, min(int(number), step) if number.isdecimal() else 0
 
     def save_when_due(self, step):
         """Write a checkpoint early enough to have it when ``every`` steps have been made since the last one."""
@@ -66,21 +73,21 @@ class Checkpoints:
             self.save(step)
 
     def save(self, step):
-        """Write a checkpoint, of global step ``step`` or of one that others have made meanwhile.
+        """Write a checkpoint, of global step ``step`` or of one that others have made meanwhile; none if there is one.
 
         Raises:
             OSError: it can't be written; nothing of it is left.
             TimeoutError: a ps did not send its variables in time.
         """
+        if (self.latest or "").endswith(f"{NAME}-{step}"):
+            return
         late = f"no checkpoint of global step {step} within {self._timeout:g} s: a ps does not answer"
         try:
             within(self._timeout, functools.partial(self._write, step), late)
         except _NOT_OURS:
             raise
         except (tf.errors.OpError, ValueError, OSError) as error:
-            for part in glob.glob(f"{glob.escape(self._prefix)}-{step}.*"):
-                with contextlib.suppress(OSError):
-                    os.remove(part)
+            _remove([*glob.glob(f"{glob.escape(self._prefix)}-{step}.*"), *self._unfinished()])
             why = gist(error) if isinstance(error, tf.errors.OpError) else str(error)
             raise OSError(f"can't write the checkpoint of global step {step} to {self.folder}: {why}") from None
         self._saved = step
@@ -88,3 +95,9 @@ class Checkpoints:
     def _write(self, step):
         with self._session.graph.as_default():
             self.saver.save(self._session, self._prefix, step, write_meta_graph=False)
+
+
+def _remove(paths):
+    for path in paths:
+        with contextlib.suppress(OSError):
+            os.remove(path)

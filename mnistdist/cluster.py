@@ -109,6 +109,11 @@ class Cluster:
         return "running"
 
     @property
+    def alive(self):
+        """Whether the processes that keep the tasks are there; without them no task is either."""
+        return self._processes is not None and self._processes.alive
+
+    @property
     def tasks(self):
         """All tasks as a tuple of :class:`Task`, ps first."""
         self._require_started()

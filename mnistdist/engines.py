@@ -73,7 +73,8 @@ def unregister(info, engine):
         packer=info["pack"],
         unpacker=info["unpack"],
     )
-    with zmq.Context.instance().socket(zmq.DEALER) as hub:
+    # If the hub can't be told (no file descriptor is left, say), news of other tasks are to be heard all the same.
+    with contextlib.suppress(zmq.ZMQError), zmq.Context.instance().socket(zmq.DEALER) as hub:
         hub.linger = 1000
         hub.connect(f"{info['interface']}:{info['registration']}")
         session.send(hub, "unregistration_request", content={"id": engine})

@@ -22,6 +22,10 @@ def _compose(headline, log_lines, hint):
     return "\n".join(parts)
 
 
+class TaskLost(ConnectionError):
+    """In a worker: a ps, or the chief of a synchronous training, has gone. Training may go on when it is back."""
+
+
 class ClusterStartError(RuntimeError):
     """The cluster's tasks did not all come up.
 
@@ -44,8 +48,14 @@ class ClusterStartError(RuntimeError):
             tuple(log),
             hint,
         )
+        self._reason = reason
         headline = f"{reason}: {ready} of {expected} tasks were ready (limit {timeout:g} s)"
         super().__init__(_compose(headline, self.log, hint))
+
+    def __reduce__(self):
+        """Pickle by what it was made of: an error goes from one process to another."""
+        options = {"ready": self.ready, "expected": self.expected, "timeout": self.timeout}
+        return _made, (type(self), (self._reason,), options | {"log": self.log, "hint": self.hint})
 
 
 class TaskFailed(RuntimeError):
@@ -67,3 +77,11 @@ class TaskFailed(RuntimeError):
     def __init__(self, task, reason, *, log=(), hint=""):
         self.task, self.reason, self.log, self.hint = task, reason, tuple(log), hint
         super().__init__(_compose(f"task {task} failed: {reason}", self.log, hint))
+
+    def __reduce__(self):
+        """Pickle by what it was made of: an error goes from one process to another."""
+        return _made, (type(self), (self.task, self.reason), {"log": self.log, "hint": self.hint})
+
+
+def _made(kind, arguments, options):
+    return kind(*arguments, **options)

@@ -19,7 +19,7 @@ import time
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from mnistdist.between_graph import Replica, adam, count_update
+from mnistdist.between_graph import Replica, adam, count_update, queue_runner
 from mnistdist.model import Graph, build_model
 from mnistdist.sessions import run_options
 from mnistdist.training import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN
@@ -83,6 +83,8 @@ def build_flat_replica(
                 batches = _Batches(train_set)
             opt = optimizer(learning_rate)
             rounds = _Rounds(vector, opt, global_step, replicas_to_aggregate or workers, workers) if sync else None
+            if rounds and task_index == 0:
+                local_init += rounds.begin
             if local_steps > 1:
                 with tf.device(worker):
                     own = tf.get_variable("own", [vector.size], tf.float32, tf.zeros_initializer(), collections=["own"])
@@ -109,6 +111,8 @@ def build_flat_replica(
             advance=advance,
             queue_runner=rounds and rounds.runner,
             init_tokens=rounds and rounds.init_tokens,
+            close_tokens=rounds and rounds.close_tokens,
+            drop=train_set and batches.drop,
         )
 
 
@@ -224,10 +228,12 @@ class _Batches:
             self._variables.append(variable)
             self._fill.append((variable.assign(given, read_value=False), given))
 
-    def fill(self, session):
+        self.drop = tf.group(*[tf.raw_ops.DestroyResourceOp(resource=each.handle) for each in self._variables])
+
+    def fill(self, session, timeout):
         """Bring the data to the worker."""
         for (assign, given), value in zip(self._fill, self._values, strict=True):
-            session.run(assign, {given: value})
+            session.run(assign, {given: value}, run_options(timeout))
 
     def batch(self, rows):
         """Images and one-hot labels of these rows, as ``DataSet.next_batch`` has them."""
@@ -262,8 +268,11 @@ class _Rounds:
                     round_ = count_update(global_step, opt.apply_gradients(merged))
                     done = [self._tokens.enqueue_many([tf.fill([many], round_)])]
         with tf.device(_ps(0)):
-            self.runner = tf.train.QueueRunner(self._tokens, done)
+            self.runner = queue_runner(self._tokens, done)
             self.init_tokens = self._tokens.enqueue_many([tf.fill([many], global_step.read_value())])
+            self.close_tokens = self._tokens.close()
+        # What is older than the round that the variables are at is dropped: after a restart of a ps or the chief too.
+        self.begin = [accumulator.set_global_step(global_step) for accumulator in self._accumulators]
 
     def hand_in(self, gradients, round_):
         """Give the gradients of a round, and draw a token: the number of rounds so far."""
@@ -371,21 +380,22 @@ def _advancing(runs, batches, local_steps, workers, sync_from):
         if dataset is not batches.train_set:
             raise ValueError("expected the data set that this replica was built with")
         if not filled:
-            batches.fill(session)
+            batches.fill(session, timeout)
             filled = True
-        count = longest if left > _margin(longest * local_steps, workers) else 1
+        # The first run is of one step, and tells how long the others may take.
+        count = longest if slowest and left > _margin(longest * local_steps, workers) else 1
         run = runs[count]
         rows = dataset.next_rows(count * local_steps * batch_size).reshape(count * local_steps, batch_size)
         feed = {run.rows: rows}
         if sync_from is not None:
             round_ = session.run(sync_from, options=run_options(timeout)) if round_ is None else round_
             feed[run.round_] = round_
-        # One step of a run may take the whole time, all others what they usually do.
-        options = run_options(timeout and timeout + (slowest or timeout * (count - 1)))
+        # One step of a run may take the whole time, all others what steps have taken until now.
+        options = run_options(timeout and timeout + slowest * (count - 1))
         start = time.monotonic()
         before, after, losses, ends = session.run(run.fetches, feed, options)
         last = time.monotonic()
-        slowest = max(slowest, last - start)
+        slowest = max(slowest, (last - start) / count)
         between = np.maximum.accumulate(np.clip(ends + _monotonic_offset(), start, last))
         times = [start, *between, last]
         round_ = after[-1]

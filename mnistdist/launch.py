@@ -113,6 +113,8 @@ class _Tasks:
             self._start(task)
 
     def _start(self, task):
+        if self._failure:  # a signal has come: what is not there needs not be ended
+            return
         (job, index), pin = task, self._pins[task]
         command = [sys.executable, "-u", "-m", "mnistdist.distributed"]
         process = subprocess.Popen(
@@ -130,6 +132,8 @@ class _Tasks:
             with contextlib.suppress(ProcessLookupError):  # it has ended already, and says why
                 os.sched_setaffinity(process.pid, pin.cores)
         self._processes[task] = process
+        if self._interrupts:  # it came while this one was being started
+            process.send_signal(signal.SIGTERM)
         reader = threading.Thread(target=self._copy, args=(f"{job}:{index}", process.stdout))
         reader.start()
         self._readers.append(reader)
@@ -142,7 +146,7 @@ class _Tasks:
 
     def _copy(self, name, lines):
         for line in lines:
-            with self._lock, contextlib.suppress(BrokenPipeError):
+            with self._lock, contextlib.suppress(OSError, ValueError):  # nobody reads, or the disk is full: read on
                 print(f"[{name}] {line}", end="", flush=True)
 
     def _pass_on(self, number, frame):
@@ -164,12 +168,16 @@ class _Tasks:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     status = process.wait(timeout=0.1 / len(left))
                     del left[task]
+                    over = not any(job == "worker" for job, _ in left)  # and nothing that a ps would be needed for
+                    if status and task[0] == "ps" and over and not self._failure:
+                        continue
                     if status and self._restarts and not self._failure:
                         self._restarts -= 1
                         why = describe_exit(status)
                         print(f"mnistdist run: {task[0]}:{task[1]} ended with {why}: started again", file=sys.stderr)
                         self._start(task)
-                        left[task] = self._processes[task]
+                        if not self._failure:
+                            left[task] = self._processes[task]
                     elif status and not self._failure:
                         self._failure = status if status > 0 else 128 - status
                         self._send(signal.SIGTERM)

@@ -115,18 +115,20 @@ def main():
                     preexec_fn=join_group,
                 )
             group = controller.pid
-            if os.fork() == 0:
+            nursery = os.fork()
+            if nursery == 0:
                 _run_forked(lambda: (join_group(signal.SIGTERM), _nursery(settings)))
             os.close(settings["socket"])
             selector = selectors.DefaultSelector()
             selector.register(0, selectors.EVENT_READ)
             selector.register(exits, selectors.EVENT_READ)
             # The client is gone when its end of stdin is closed, or when this process has got another parent (a copy
-            # of that end may live on in a process that the client forked). Losing a child ends the cluster too.
+            # of that end may live on in a process that the client forked). Losing the controller or the nursery ends
+            # the cluster too; other children are what tasks have left behind, and may end when they like.
             while os.getppid() == client:
                 ready = {key.fd for key, _ in selector.select(timeout=1)}
                 _drain(exits)
-                if 0 in ready or (exits in ready and list(_reap())):
+                if 0 in ready or (exits in ready and {controller.pid, nursery} & {pid for pid, _ in _reap()}):
                     break
     finally:
         _end_group(group)

@@ -10,6 +10,8 @@ time is simply heard again.
 import threading
 import time
 
+from mnistdist.network import wait_for_address
+
 QUEUE = "mnistdist_presence"
 PERIOD = 1.0  # seconds between two signs of life
 RECONNECT_SECONDS = 5
@@ -21,7 +23,9 @@ def _queue(tf, ps_index):
 
 
 class Presence:
-    """A worker's signs of life, given to every ps from a thread of its own while the ``with`` block runs.
+    """A worker's signs of life, given to every ps from threads of their own while the ``with`` block runs.
+
+    Each ps has a session and a thread, so that one that has gone silences nobody for the others.
 
     Args:
         target: The worker's session target. All ps tasks must be up.
@@ -37,46 +41,76 @@ class Presence:
     """
 
     def __init__(self, target, cluster_spec, task_index, timeout=60):
+        self._timeout = timeout
+        self._lines = [_Line(target, cluster_spec, index, task_index) for index in range(len(cluster_spec["ps"]))]
+        for line in self._lines:
+            line.open(timeout)
+
+    def __enter__(self):
+        for line in self._lines:
+            line.start()
+        return self
+
+    def __exit__(self, error, *_):
+        for line in self._lines:
+            line.end(well=error is None)
+
+    def finish(self):
+        """Tell every ps that this worker has finished and needs it no more; again until it is there to hear it."""
+        deadline = time.monotonic() + self._timeout
+        for line in self._lines:
+            line.stop()
+            while not line.say_farewell() and time.monotonic() < deadline:
+                time.sleep(PERIOD)
+
+
+class _Line:
+    """From one worker to one ps: a session that is made anew after the ps has gone, and a thread that uses it."""
+
+    def __init__(self, target, cluster_spec, ps_index, task_index):
         import tensorflow.compat.v1 as tf
 
         from mnistdist import sessions
 
         self._tf, self._sessions, self._over = tf, sessions, threading.Event()
-        self._target, self._spec, self._task_index = target, cluster_spec, task_index
+        self._target, self._address, self._ps = target, cluster_spec["ps"][ps_index], f"ps:{ps_index}"
+        filters = [f"/job:ps/task:{ps_index}", f"/job:worker/task:{task_index}"]
+        self._config = tf.ConfigProto(device_filters=filters)
         with tf.Graph().as_default() as self._graph:
-            queues = [_queue(tf, index) for index in range(len(cluster_spec["ps"]))]
-            self._sign = tf.group(*[queue.enqueue((task_index, False)) for queue in queues])
-            self._farewell = tf.group(*[queue.enqueue((task_index, True)) for queue in queues])
+            queue = _queue(tf, ps_index)
+            self._sign, self._farewell = (queue.enqueue((task_index, finished)) for finished in (False, True))
+        self._session = None
+        self._thread = threading.Thread(target=self._live, daemon=True)
+        self.start = self._thread.start
+
+    def open(self, timeout):
+        """Connect for the first time; raises what :class:`Presence` does."""
         other = "do TensorFlow servers of this very cluster answer at all its addresses?"
         try:
-            self._session = sessions.within(timeout, self._connect, f"no session within {timeout:g} s: {other}")
-        except tf.errors.OpError as error:
-            raise ConnectionError(f"no session: {other} ({sessions.gist(error)})") from error
-        self._thread = threading.Thread(target=self._live, daemon=True)
+            late = f"no session within {timeout:g} s: {other}"
+            self._session = self._sessions.within(timeout, self._connect, late)
+        except self._tf.errors.OpError as error:
+            raise ConnectionError(f"no session: {other} ({self._sessions.gist(error)})") from error
 
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, error, *_):
-        self._over.set()
-        if error is None:
-            self._thread.join()
-            if self._session is not None:
-                self._sessions.close_session(self._session)
-        elif self._session is not None:
-            self._sessions.abandon(self._session)
-
-    def finish(self):
-        """Tell every ps that this worker has finished and needs it no more."""
+    def stop(self):
+        """Give no more signs."""
         self._over.set()
         self._thread.join()
-        self._give(self._farewell)
+
+    def say_farewell(self):
+        """Whether the ps has heard that this worker has finished."""
+        return self._give(self._farewell)
+
+    def end(self, well):
+        """Close the session, or leave it, after an error, as it is."""
+        self._over.set()
+        if well:
+            self._thread.join()
+        if self._session is not None:
+            (self._sessions.close_session if well else self._sessions.abandon)(self._session)
 
     def _connect(self):
-        session = self._tf.Session(
-            self._target, graph=self._graph, config=self._sessions.session_config(self._task_index)
-        )
+        session = self._tf.Session(self._target, graph=self._graph, config=self._config)
         session.run(self._sign)
         return session
 
@@ -85,18 +119,20 @@ class Presence:
             self._give(self._sign)
 
     def _give(self, op):
-        """Run ``op``; after a ps has gone, with a new session as soon as all are there again."""
+        """Whether ``op`` was run; after the ps has gone, with a new session as soon as it is there again."""
         try:
             if self._session is None:
-                self._sessions.wait_for_ps(self._spec, PERIOD)
+                wait_for_address(self._address, PERIOD, what=self._ps)
                 self._session = self._sessions.within(RECONNECT_SECONDS, self._connect, "")
             self._session.run(op, options=self._tf.RunOptions(timeout_in_ms=5000))
+            return True
         except self._tf.errors.DeadlineExceededError:
-            pass  # a ps that is slow, or stopped for a while
+            return False  # a ps that is slow, or stopped for a while
         except (self._tf.errors.OpError, TimeoutError, ConnectionError):
             if self._session is not None:
                 self._sessions.abandon(self._session)
             self._session = None  # the training hears of it in its own session
+            return False
 
 
 class Roll:

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 
 import tensorflow.compat.v1 as tf
 
+from mnistdist.errors import TaskLost
 from mnistdist.network import wait_for_address
 
 _abandoned = []
@@ -39,7 +40,7 @@ def worker_session(
 
     Raises:
         TimeoutError: a ps or the chief was not ready in time, or a run with a limit of its own exceeded it.
-        ConnectionError: a ps, or the chief of a synchronous training, has gone.
+        TaskLost: a ps, or the chief of a synchronous training, has gone; a ``ConnectionError``.
         OSError: the last checkpoint can't be restored.
     """
     wait_for_ps(cluster_spec, wait_timeout)
@@ -60,6 +61,8 @@ def worker_session(
     try:
         session = _open(supervisor, replica, target, task_index, checkpoints, wait_timeout, say)
         yield session
+        if task_index == 0 and replica.close_tokens is not None:
+            session.run(replica.close_tokens, options=run_options(wait_timeout))
     except tf.errors.OpError as error:
         explanation = _explanation(error, cluster_spec, sync=replica.queue_runner is not None)
         if explanation is None:
@@ -154,17 +157,25 @@ def _initialised(replica, target, config):
 
 def _open(supervisor, replica, target, task_index, checkpoints, wait_timeout, say):
     chief, config = task_index == 0, session_config(task_index)
+    deadline, late = time.monotonic() + wait_timeout, f"no session within {wait_timeout:g} s"
 
     def prepare():
-        if chief and not _initialised(replica, target, config):
-            if checkpoints is not None and checkpoints.latest:
-                say(f"Worker {task_index}: restoring {checkpoints.latest}")
-            return supervisor.prepare_or_wait_for_session(target, config, start_standard_services=False)
-        return supervisor.session_manager.wait_for_session(target, config, max_wait_secs=wait_timeout)
+        if not chief:
+            return supervisor.session_manager.wait_for_session(target, config, max_wait_secs=wait_timeout)
+        while True:
+            try:
+                if _initialised(replica, target, config):
+                    return supervisor.session_manager.wait_for_session(target, config, max_wait_secs=CLOSE_SECONDS)
+                if checkpoints is not None and checkpoints.latest:
+                    say(f"Worker {task_index}: restoring {checkpoints.latest}")
+                return supervisor.prepare_or_wait_for_session(target, config, start_standard_services=False)
+            except tf.errors.DeadlineExceededError:  # a ps that is slow, or was started again meanwhile
+                if time.monotonic() > deadline:
+                    raise TimeoutError(late) from None
 
     say(f"Worker {task_index}: " + ("Initializing session..." if chief else "Waiting for session to be initialized..."))
     try:
-        session = within(wait_timeout + 1, prepare, f"no session within {wait_timeout:g} s")
+        session = within(wait_timeout + 1, prepare, late)
     except tf.errors.DeadlineExceededError:
         raise TimeoutError(
             f"worker:0, the chief, did not initialise the variables within {wait_timeout:g} s: is it running?"
@@ -178,11 +189,11 @@ def _open(supervisor, replica, target, task_index, checkpoints, wait_timeout, sa
         ) from None
     say(f"Worker {task_index}: Session initialization complete.")
     if checkpoints is not None:
-        checkpoints.begin(session, int(session.run(replica.global_step)))
+        checkpoints.begin(session, int(session.run(replica.global_step, options=run_options(wait_timeout))))
     if chief and replica.queue_runner is not None:
         say("Starting chief queue runner and running init_tokens_op")
         supervisor.start_queue_runners(session, [replica.queue_runner])
-        session.run(replica.init_tokens)
+        session.run(replica.init_tokens, options=run_options(wait_timeout))
     return session
 
 
@@ -217,15 +228,15 @@ def _explanation(error, cluster_spec, sync):
         except TimeoutError:
             gone.append(f"ps:{index} at {address}")
     if gone:
-        return ConnectionError(f"{' and '.join(gone)} has gone, and its variables with it")
+        return TaskLost(f"{' and '.join(gone)} has gone, and its variables with it")
     if isinstance(error, tf.errors.DeadlineExceededError):
         why = (
-            "A synchronous round waits for as many gradients as it aggregates: has a worker ended in the midst of one? "
-            "Start it again, or aggregate fewer gradients than there are workers"
+            "A synchronous round waits for as many gradients as it aggregates: has another worker ended in the midst "
+            "of one, or does it hang? Start it again, or aggregate fewer gradients than there are workers"
             if sync
             else "Every ps accepts connections, but one does not answer: is it stopped, or overloaded?"
         )
         return TimeoutError(f"a step was not done in time. {why}")
     if isinstance(error, (tf.errors.UnavailableError, tf.errors.AbortedError)):
-        return ConnectionError(f"a task of the cluster was lost or restarted: {gist(error)}")
+        return TaskLost(f"a task of the cluster was lost or restarted: {gist(error)}")
     return None

@@ -6,24 +6,35 @@ from mnistdist.between_graph import build_replica
 from mnistdist.flat_graph import build_flat_replica
 from mnistdist.model import evaluate
 from mnistdist.results import SharedModel
-from mnistdist.sessions import session_config
+from mnistdist.sessions import CLOSE_SECONDS, run_options, session_config, within
+
+TIMEOUT = 60  # seconds for each answer of a ps
 
 
 def read_shared_model(target, cluster_spec, task_index, *, data, design="fast", **replica_options):
     """Read and evaluate the variables that a training has left on the ps tasks, without changing them.
 
     Takes arguments of :func:`mnistdist.between_graph.run_worker`; ``build_graph`` and ``container`` are those of the
-    training. Returns a :class:`SharedModel`.
+    training. Returns a :class:`SharedModel`; raises ``TimeoutError`` when a ps does not answer.
     """
     build = build_flat_replica if design == "fast" else build_replica
     replica = build(cluster_spec, task_index, **replica_options)
-    with tf.Session(target, graph=replica.graph, config=session_config(task_index)) as session:
-        step, variables = session.run([replica.global_step, replica.parameters])
-        evaluations = [part and evaluate(session, replica.model, part) for part in (data.validation, data.test)]
-        y = session.run(replica.model.y, {replica.model.x: data.test.images}) if data.test is not None else None
-    return SharedModel(int(step), variables, *evaluations, y)
+
+    def read():
+        with tf.Session(target, graph=replica.graph, config=session_config(task_index)) as session:
+            limit = run_options(TIMEOUT)
+            step, variables = session.run([replica.global_step, replica.parameters], options=limit)
+            evaluations = [part and evaluate(session, replica.model, part) for part in (data.validation, data.test)]
+            feed = None if data.test is None else {replica.model.x: data.test.images}
+            y = session.run(replica.model.y, feed, limit) if feed else None
+            return SharedModel(int(step), variables, *evaluations, y)
+
+    return within(
+        3 * TIMEOUT, read, f"the trained model could not be read within {3 * TIMEOUT} s: a ps does not answer"
+    )
 
 
 def forget(target, task_index, container):
     """Drop what the ps tasks keep under ``container``, and close the sessions of this worker's server."""
-    tf.Session.reset(target, [container], session_config(task_index))
+    config = session_config(task_index)
+    within(CLOSE_SECONDS, lambda: tf.Session.reset(target, [container], config), "a ps does not answer")

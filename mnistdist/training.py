@@ -129,8 +129,10 @@ def train(
         results = _on_workers(cluster, _train, range(workers), arguments, int(steps), restarts)
         (shared,) = _on_workers(cluster, _finish, [0], (data, seed, replica_options))
     except BaseException:
+        # The other workers may be in the middle of a step, which nothing interrupts.
         if cluster.status in ("running", "failed"):
-            cluster.restart()  # the other workers may be in the middle of a step, which nothing interrupts
+            with contextlib.suppress(RuntimeError):  # its processes have gone, which the first error says
+                cluster.restart()
         raise
     return Run(sync=sync, results=results, model=shared, local_steps=local_steps)
 
@@ -309,11 +311,14 @@ def _on_workers(cluster, function, indices, arguments, steps=None, restarts=0):
     with tqdm(total=steps, desc="global step", leave=False, disable=steps is None or not _someone_watches()) as bar:
         while True:
             ended = [task for task in cluster.tasks if cluster.exit_of(task) is not None]
+            if not cluster.alive:
+                raise TaskFailed("cluster", "its keeper, controller or nursery has ended", hint=_GONE)
             failed = [index for index, answer in answers.items() if answer.ready() and not answer.successful()]
             if ended and restarts:
                 restarts -= 1
                 cluster.restart(ended[0])
-                if ended[0].job == "worker" and ended[0].index in answers:
+                answer = answers.get(ended[0].index) if ended[0].job == "worker" else None
+                if answer is not None and not (answer.ready() and answer.successful()):
                     answers[ended[0].index] = cluster["worker", ended[0].index].apply_async(function, sent)
                 continue
             if ended:
@@ -335,6 +340,7 @@ def _on_workers(cluster, function, indices, arguments, steps=None, restarts=0):
 
 
 _RESTARTED = "the cluster has been restarted with fresh tasks: train again"
+_GONE = "stop() the cluster and start() it again; a process that the system ended was often out of memory"
 
 
 def _failure(cluster, index, answer):

@@ -103,6 +103,6 @@ def test_a_ps_that_goes_is_named():
         assert not answer.ready(), answer.get()
         cluster.kill("ps:0")
         said = answer.get(40)
-    assert said.startswith("ConnectionError: ps:0 at "), said
+    assert said.startswith("TaskLost: ps:0 at "), said
     assert address in said
     assert "has gone, and its variables with it" in said

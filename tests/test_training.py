@@ -1,3 +1,4 @@
+import functools
 import os
 import signal
 import sys
@@ -250,3 +251,64 @@ def test_a_lost_connection_to_living_variables_is_made_again(cluster, worker, sy
     run = train(cluster, steps=1000, sync=sync, seed=1, on_step=aborted_once(worker, 10))
     assert run.global_step >= 1000
     assert run.results[worker].steps[10].local_step == 11
+
+
+@pytest.mark.parametrize("design", ["fast", "listing"])
+def test_a_worker_that_comes_when_all_rounds_are_over_ends_too(cluster, design):
+    """It is in a step, waiting for a token, when the chief has gone: the chief says that there will be none."""
+
+    def late(record):
+        if record.worker == 1:
+            time.sleep(8)
+
+    begin = time.monotonic()
+    run = train(cluster, steps=100, sync=True, replicas_to_aggregate=1, on_step=late, design=design)
+    assert run.global_step >= 100
+    assert time.monotonic() - begin < 45
+    assert train(cluster, steps=20, sync=True, design=design).global_step == 20
+
+
+def test_the_end_of_the_keeper_is_an_error_of_the_training():
+    def end_it(record, pid):
+        if record.local_step == 5 and record.worker == 0:
+            os.kill(pid, signal.SIGKILL)
+
+    with Cluster(ps=1, workers=1) as short:
+        keeper = short._processes._keeper.pid
+        with pytest.raises(TaskFailed, match="keeper, controller or nursery has ended") as caught:
+            train(short, steps=10**6, on_step=functools.partial(end_it, pid=keeper))
+        assert "stop() the cluster" in caught.value.hint
+    assert short.status == "stopped"
+
+
+def test_what_a_task_leaves_behind_may_end_without_the_cluster(cluster):
+    def leave():
+        import subprocess
+
+        subprocess.Popen(["sh", "-c", "sleep 0.5 & exit"])
+
+    cluster["worker", 0].apply_sync(leave)
+    time.sleep(1.5)
+    assert cluster.status == "running"
+
+
+def test_a_users_own_connection_error_is_not_taken_for_a_lost_ps(cluster):
+    def fails(record):
+        raise ConnectionRefusedError("the metrics server")
+
+    with pytest.raises(TaskFailed, match="ConnectionRefusedError: the metrics server"):
+        train(cluster, steps=200, on_step=fails)
+
+
+def test_many_trainings_leave_no_data_on_a_worker(cluster):
+    import psutil
+
+    def grown():
+        return psutil.Process(pid).memory_info().rss / 2**20
+
+    train(cluster, steps=50)
+    pid = next(task.pid for task in cluster.tasks if task.name == "worker:1")
+    before = grown()
+    for _ in range(4):
+        train(cluster, steps=50)
+    assert grown() - before < 100  # the images of each would be 43 MB

@@ -60,8 +60,9 @@ def cells():
 def run_cell(form, role, fault, mode):
     """Provoke one fault in a process of its own; returns its outcome as a dict.
 
-    ``seconds``: from the fault (or the end of the pause) to the next step, or to the error; ``error``: its message, or
-    "" when training went on to its end; ``lost``: global steps that the parameters went back.
+    ``seconds``: the longest time without a step of anybody after the fault, or the time to the error; ``error``: its
+    message, or "" when training went on to its end; ``lost``: global steps that the parameters went back, None where
+    the training ended with an error.
 
     Raises:
         AssertionError: what happened is not what has to happen; the message says both.
@@ -130,9 +131,17 @@ def longest_stall(begin, times):
 
 
 def steps_lost(steps, begin):
-    """How far the global step went back at ``begin``, of (time, global step) pairs; 0 if it did not."""
-    before = max((step for when, step in steps if when <= begin), default=0)
-    return max(before - min((step - 1 for when, step in steps if when > begin), default=before), 0)
+    """How far the global step went back at ``begin``, of (time, worker, global step) in the order of each worker's.
+
+    It went back if it did so for any worker: between workers, the later of two steps may be noted first.
+    """
+    own = {}
+    for _, worker, step in steps:
+        own.setdefault(worker, []).append(step)
+    if not any(later < earlier for each in own.values() for earlier, later in itertools.pairwise(each)):
+        return 0
+    before = max((step for when, _, step in steps if when <= begin), default=0)
+    return max(before - min((step - 1 for when, _, step in steps if when > begin), default=before), 0)
 
 
 class _Program:
@@ -184,9 +193,9 @@ class _Program:
         return "\n".join(line for _, line in self.lines[task])
 
     def steps(self):
-        """(time, global step) of every step that was told."""
+        """(time, worker, global step) of every step that was told."""
         found = (STEP_LINE.match(line) for lines in self.lines.values() for _, line in list(lines))
-        return [(float(match[1]), int(match[3])) for match in found if match]
+        return [(float(match[1]), int(match[2]), int(match[3])) for match in found if match]
 
     def everything(self):
         """The last lines of every task."""
@@ -203,9 +212,11 @@ def program_cell(role, fault, mode):
         program = _Program(folder, role, fault, mode)
         try:
             deadline = time.monotonic() + 90
-            while max((step for _, step in program.steps()), default=0) < FAULT_AT:
+            while not _under_way(program.steps()):
                 if time.monotonic() > deadline:
-                    raise Hang(f"expected {FAULT_AT} steps within 90 s:\n{program.everything()}")
+                    raise Hang(
+                        f"expected steps of both workers, and {FAULT_AT} in all, within 90 s:\n{program.everything()}"
+                    )
                 time.sleep(0.05)
             at = time.time()
             _provoke(lambda number: program.processes[task].send_signal(number), fault)
@@ -217,6 +228,10 @@ def program_cell(role, fault, mode):
         finally:
             for process in program.processes.values():
                 process.kill()
+
+
+def _under_way(steps):
+    return {0, 1} == {worker for _, worker, _ in steps} and max(step for *_, step in steps) >= FAULT_AT
 
 
 def _provoke(send, fault):
@@ -241,16 +256,19 @@ def _program_outcome(program, role, fault, mode, at):
             assert f"error: {cause}" in last, f"expected {cause!r} in the last line, got:\n{program.everything()}"
             assert "Traceback" not in program.said(each), program.said(each)
         when, line = max(program.lines[each][-1] for each in workers)
-        return {"seconds": when - at, "error": line.partition("error: ")[2], "lost": 0}
+        return {"seconds": when - at, "error": line.partition("error: ")[2], "lost": None}
     assert not any(statuses.values()), f"expected that all end with 0, got {statuses}:\n{program.everything()}"
     if fault == "restart" and role != "ps":
         trained_again = program.said(task).count("Training begins") == 2
         assert trained_again, f"expected that {task} trains again, got:\n{program.everything()}"
+        assert STEP_LINE.search(program.said(task), program.said(task).rindex("Training begins")), (
+            f"expected steps of {task} after it was started again, got:\n{program.everything()}"
+        )
     told = re.findall(r"global step \d+: (\d+) steps are lost", program.said(("worker", 0)))
     steps = program.steps()
-    lost = max(steps_lost(steps, at) if role == "ps" and fault == "restart" else 0, *map(int, told), 0)
+    lost = max(steps_lost(steps, at), *map(int, told), 0)
     return _went_on(
-        {"seconds": longest_stall(at, [when for when, _ in steps]), "error": "", "lost": lost},
+        {"seconds": longest_stall(at, [when for when, *_ in steps]), "error": "", "lost": lost},
         steps,
         steps_of(role, fault, mode),
     )
@@ -259,15 +277,17 @@ def _program_outcome(program, role, fault, mode, at):
 def steps_of(role, fault, mode):
     """How many steps a training has: enough for the fault to be over before the last one."""
     if mode == "sync":
-        return 1500
+        return 2500
     if role == "ps" or fault == "kill":
         return 3000
     return {"pause": 15_000, "restart": 8000}[fault]  # meanwhile the other worker goes on
 
 
 def _went_on(outcome, steps, expected):
-    reached = max(step for _, step in steps)
+    reached = max(step for *_, step in steps)
     assert reached >= expected, f"expected {expected} steps at the end, got {reached}"
+    lost = outcome["lost"]
+    assert lost <= SAVE_STEPS, f"expected that at most {SAVE_STEPS} steps are lost, got {lost}"
     return outcome
 
 
@@ -284,15 +304,15 @@ def cluster_cell(role, fault, mode):
         fault_times = []
 
         def provoke():
-            while not signs.exists() and not done.wait(0.02):
+            while not all(signs.with_suffix(f".{worker}").exists() for worker in (0, 1)) and not done.wait(0.02):
                 pass
             if not done.is_set():
                 fault_times.append(time.monotonic())
                 _provoke(lambda number: os.kill(pid, number), fault)
 
         def on_step(record, path=str(signs), at=FAULT_AT):
-            if record.global_step_after >= at and record.worker == 0:
-                open(path, "a").close()
+            if record.global_step_after >= at:
+                open(f"{path}.{record.worker}", "a").close()
 
         thread = threading.Thread(target=provoke)
         thread.start()
@@ -319,18 +339,23 @@ def cluster_cell(role, fault, mode):
             assert error is not None, f"expected TaskFailed, got {run}"
             assert (error.task, "SIGKILL" in error.reason) == (f"{job}:{index}", True), str(error)
             assert train(cluster, steps=50, seed=1).global_step >= 50  # the cluster can be used again
-            return {"seconds": when - fault_times[0], "error": str(error).splitlines()[0], "lost": 0}
+            return {"seconds": when - fault_times[0], "error": str(error).splitlines()[0], "lost": None}
         if error is not None:
             raise error
         records = [record for result in run.results for record in result.steps]
-        steps = [(record.end, record.global_step_after) for record in records]
-        lost = steps_lost(steps, fault_times[0]) if (role, fault) == ("ps", "restart") else 0
-        stall = longest_stall(fault_times[0], [when for when, _ in steps])
+        steps = [(record.end, record.worker, record.global_step_after) for record in records]
+        lost = steps_lost(steps, fault_times[0])
+        stall = longest_stall(fault_times[0], [when for when, *_ in steps])
+        if job == "worker":
+            own = [when for when, worker, _ in steps if worker == index and when > fault_times[0]]
+            assert own, f"expected steps of {job}:{index} after its {fault}, got none"
         return _went_on({"seconds": stall, "error": "", "lost": lost}, steps, steps_of(role, fault, mode))
 
 
 # ------------------------------------------------------------------------------------- the client is killed
 
+PHASES = ("start-up", "training", "stop")
+ENDED = "after its end"
 CLIENT = """
 from mnistdist import Cluster, train
 with Cluster(ps=1, workers=2) as cluster:
@@ -347,55 +372,92 @@ def _client(form, folder):
     return [sys.executable, "-m", "mnistdist.launch", "run", "--train_steps=300", f"--data_dir={folder}"]
 
 
+class _Running:
+    """A client that runs; ``phase`` is what it is in the midst of."""
+
+    def __init__(self, form):
+        self._folder = tempfile.TemporaryDirectory()
+        self._out = tempfile.TemporaryFile("w+")  # noqa: SIM115 (end() closes it)
+        self.mark = uuid.uuid4().hex
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": self._out, "stderr": self._out}
+        self.process = subprocess.Popen(_client(form, self._folder.name), env=os.environ | {MARK: self.mark}, **pipes)
+
+    @property
+    def phase(self):
+        if self.process.poll() is not None:
+            return ENDED
+        return "stop" if "Training ends" in self.said else "training" if "Training begins" in self.said else "start-up"
+
+    @property
+    def said(self):
+        self._out.seek(0)
+        return self._out.read()
+
+    def wait_for(self, phase, limit=120):
+        """Wait until the client is in this phase, or a later one."""
+        order, deadline = [*PHASES, ENDED], time.monotonic() + limit
+        while order.index(self.phase) < order.index(phase):
+            if time.monotonic() > deadline:
+                raise Hang(f"expected that the client gets from {self.phase} to {phase} within {limit} s:\n{self.said}")
+            time.sleep(0.01)
+
+    def end(self):
+        """Kill the client; returns how many of its processes are there 10 s later, which are then killed too."""
+        self.process.kill()
+        self.process.wait()
+        left = _await_none(self.mark, 10)
+        for each in left:
+            each.kill()
+        self._folder.cleanup()
+        self._out.close()
+        return len(left)
+
+
 def client_seconds(form):
-    """How long the client takes that :func:`kill_client` kills, when nobody does."""
-    with tempfile.TemporaryDirectory() as folder:
-        begin = time.monotonic()
-        subprocess.run(_client(form, folder), capture_output=True, timeout=120, check=True)
-        return time.monotonic() - begin
+    """How long each of PHASES takes when nobody kills the client."""
+    client, begin, seconds = _Running(form), time.monotonic(), {}
+    try:
+        for phase, following in itertools.pairwise([*PHASES, ENDED]):
+            client.wait_for(following)
+            begin, seconds[phase] = time.monotonic(), time.monotonic() - begin
+        assert client.process.returncode == 0, client.said
+        return seconds
+    finally:
+        client.end()
 
 
-def kill_client(form, after):
-    """Kill a client so many seconds after its start; returns {"seconds": until all its processes had ended, ...}.
+def kill_client(form, phase, after):
+    """Kill a client so many seconds after a phase began; returns {"seconds": until all its processes had ended, ...}.
 
     Raises:
+        Hang: the phase did not begin.
         Orphans: some were there 10 s later.
     """
-    mark = uuid.uuid4().hex
-    environment = os.environ | {MARK: mark}
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as out:
-        client = subprocess.Popen(_client(form, folder), env=environment, stdout=out, stderr=out)
+    client = _Running(form)
+    try:
+        client.wait_for(phase)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            client.wait(after)
-        ended = client.poll() is not None
-        client.kill()
-        client.wait()
-        killed = time.monotonic()
-        left = _await_none(mark, 10)
-        seconds = time.monotonic() - killed
-        out.seek(0)
-        said = out.read()
-    phase = "training" if "Training begins" in said else "start-up"
-    phase = "after its end" if ended else "stop" if "Training ends" in said else phase
-    for each in left:
-        each.kill()
+            client.process.wait(after)
+        phase, killed = client.phase, time.monotonic()
+    finally:
+        left = client.end()
     if left:
-        raise Orphans(f"killed after {after:.2f} s, in {phase}: expected no process 10 s later, got {len(left)}")
-    return {"after": after, "phase": phase, "seconds": seconds}
+        raise Orphans(f"killed in {phase}, {after:.2f} s after it began: expected no process 10 s later, got {left}")
+    return {"after": after, "phase": phase, "seconds": time.monotonic() - killed}
 
 
 # ------------------------------------------------------------------------------------- all of them
 
 
 def matrix(chosen, kills, say=print):
-    """Run cells and kills of a notebook's client; returns their outcomes, as :func:`fault` and :func:`kill` do."""
+    """Run cells, and kills of a notebook's client in its phases in turn; returns rows of :func:`fault` and `kill`."""
     rows = []
     for cell in tqdm(chosen, desc="faults", disable=not sys.stderr.isatty()):
         rows.append(fault(*cell))
         say(line(rows[-1]))
-    whole = client_seconds("cluster") if kills else 0
+    whole = client_seconds("cluster") if kills else {}
     for number in tqdm(range(kills), desc="kills", disable=not sys.stderr.isatty()):
-        rows.append(kill("cluster", random.uniform(0, whole) if number else 0.9 * whole))
+        rows.append(kill("cluster", PHASES[number % len(PHASES)], whole))
         say(line(rows[-1]))
     return rows
 
@@ -405,9 +467,15 @@ def fault(*cell):
     return dict(zip(("form", "role", "fault", "mode"), cell, strict=True)) | tried(run_cell, *cell)
 
 
-def kill(form, after):
-    """The outcome of :func:`kill_client` as such a row."""
-    return {"form": form, "role": "client", "fault": "kill", "mode": ""} | tried(kill_client, form, after)
+def kill(form, phase, seconds):
+    """The outcome of :func:`kill_client` at a random moment of a phase as such a row.
+
+    ``seconds`` is what :func:`client_seconds` gave. A client that has ended before is none that was killed: once more.
+    """
+    while True:
+        outcome = tried(kill_client, form, phase, random.uniform(0, seconds[phase]))
+        if outcome["failed"] or outcome["phase"] != ENDED:
+            return {"form": form, "role": "client", "fault": "kill", "mode": ""} | outcome
 
 
 def tried(function, *arguments):
@@ -428,20 +496,22 @@ def line(row):
 
 
 def table(rows):
-    """A line a fault and mode: seconds to recovery or error (median, worst), steps lost, and what happened."""
+    """A line a fault, mode and form: seconds to recovery or error (median, worst), steps lost, and what happened."""
     groups = {}
     for row in rows:
-        groups.setdefault((row["fault"], row["role"], row["mode"]), []).append(row)
-    lines = [f"{'fault':<9}{'of the':<8}{'mode':<7}{'median s':>9}{'worst s':>9}{'lost':>6}  ends with"]
-    for (fault, role, mode), group in groups.items():
+        groups.setdefault((row["fault"], row["role"], row["mode"], row["form"]), []).append(row)
+    lines = [f"{'fault':<9}{'of the':<8}{'mode':<7}{'form':<9}{'median s':>9}{'worst s':>9}{'lost':>6}  ends with"]
+    for (fault, role, mode, form), group in sorted(groups.items()):
         good = [row for row in group if not row["failed"]]
         failed = f"  {len(group) - len(good)} FAILED" if len(good) < len(group) else ""
         seconds = [row["seconds"] for row in good] or [float("nan")]
-        lost = max((row.get("lost") or 0 for row in good), default=0)
+        known = [row["lost"] for row in good if row.get("lost") is not None]
+        lost = max(known) if known else "all" if role == "ps" else "-"
         ends = " / ".join(sorted({"error" if row.get("error") else "training" for row in good}))
         ends = "no process left" if role == "client" else ends
         lines.append(
-            f"{fault:<9}{role:<8}{mode:<7}{statistics.median(seconds):9.1f}{max(seconds):9.1f}{lost:6}  {ends}{failed}"
+            f"{fault:<9}{role:<8}{mode:<7}{form:<9}{statistics.median(seconds):9.1f}{max(seconds):9.1f}{lost:>6}  "
+            f"{ends}{failed}"
         )
     return "\n".join(lines)
 

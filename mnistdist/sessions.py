@@ -184,8 +184,8 @@ def _open(supervisor, replica, target, task_index, checkpoints, wait_timeout, sa
         if checkpoints is None or not checkpoints.latest:
             raise
         raise OSError(
-            f"can't restore {checkpoints.latest}: it is damaged, or of another model or --design ({gist(error)}); move "
-            "it away to begin anew"
+            f"can't restore {checkpoints.latest}: it is damaged, or of another model or --design ({gist(error)}): take "
+            "an earlier one, or another folder"
         ) from None
     say(f"Worker {task_index}: Session initialization complete.")
     if checkpoints is not None:

@@ -122,3 +122,30 @@ def test_a_folder_that_can_not_be_made_is_named_before_anything_starts(tmp_path)
 def test_bad_arguments_are_named(cluster, options, message):
     with pytest.raises(ValueError, match=f"{message}: expected"):
         train(cluster, steps=10, **options)
+
+
+def test_a_chief_that_comes_back_counts_from_the_last_checkpoint_and_keeps_no_more_than_before(tmp_path):
+    made, variable = replica()
+    with tf.Session(graph=made.graph) as session:
+        session.run(variable.initializer)
+        first = Checkpoints(made, tmp_path, every=100)
+        first.begin(session, 0)
+        for step in (100, 200, 300):
+            first.save(step)
+        again = Checkpoints(made, tmp_path, every=100)
+        again.begin(session, 380)  # the live state has gone on meanwhile
+        again.save_when_due(395)
+        assert again.latest.endswith("model.ckpt-395")
+    assert sorted(path.stem for path in tmp_path.glob("*.index")) == [f"model.ckpt-{n}" for n in (200, 300, 395)]
+
+
+def test_a_checkpoint_that_is_there_is_not_written_again(tmp_path, monkeypatch):
+    made, variable = replica()
+    with tf.Session(graph=made.graph) as session:
+        session.run(variable.initializer)
+        checkpoints = Checkpoints(made, tmp_path, every=100)
+        checkpoints.begin(session, 0)
+        checkpoints.save(50)
+        monkeypatch.setattr(checkpoints.saver, "save", lambda *_, **__: pytest.fail("a disk that is full now"))
+        checkpoints.save(50)
+    assert checkpoints.latest.endswith("model.ckpt-50")

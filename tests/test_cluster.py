@@ -1,5 +1,6 @@
 import gc
 import os
+import pickle
 import signal
 import sys
 import tempfile
@@ -257,6 +258,19 @@ def test_a_long_temporary_folder_is_no_obstacle(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
     with Cluster(ps=1, workers=1) as cluster:
         assert cluster.status == "running"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TaskFailed("worker:1", "it ended", log=["a", "b"], hint="again"),
+        ClusterStartError("too late", ready=1, expected=3, timeout=5, log=["a"], hint="wait"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_goes_to_another_process_whole(error):
+    there = pickle.loads(pickle.dumps(error))
+    assert (type(there), str(there), vars(there)) == (type(error), str(error), vars(error))
 
 
 def test_exits_in_words():

@@ -1,6 +1,9 @@
 """The program and its launcher, from the command line: every process in a private network of the test's own."""
 
+import io
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -10,6 +13,8 @@ import psutil
 import pytest
 from helpers import alive, wait_until
 
+from mnistdist import devices
+from mnistdist import launch as launch_module
 from mnistdist.flags import FLAGS
 from mnistdist.network import private_network_available
 
@@ -207,3 +212,52 @@ def test_the_launcher_starts_a_killed_ps_again(tmp_path):
     # What the chief itself knew to have been made may all be in a checkpoint that was written just before.
     lost = re.search(r"^\[worker:0\] .* goes on from global step \d+: (?:(\d+) steps are|no step is) lost$", out, re.M)
     assert int(lost[1] or 0) <= 200
+
+
+class Task:
+    """A process of the launcher's that is none: it ends when it is told to."""
+
+    def __init__(self, on_start=lambda: None):
+        self.signals, self.stdout, self.pid = [], io.StringIO("a line\n"), 0
+        on_start()
+
+    def send_signal(self, number):
+        self.signals.append(number)
+
+    def poll(self):
+        return -self.signals[0] if self.signals else None
+
+    def wait(self, timeout):
+        if not self.signals:
+            raise subprocess.TimeoutExpired("task", timeout)
+        return -self.signals[0]
+
+
+def test_a_signal_while_the_launcher_starts_reaches_what_it_starts(monkeypatch):
+    """It comes while the first of three tasks is being started: that one is ended, and the others never begin."""
+    started = []
+
+    def popen(*_, **__):
+        started.append(Task(lambda: os.kill(os.getpid(), signal.SIGTERM)))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    kept = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        pins = devices.assign(ps=1, workers=2, gpus=[], cores=[0])
+        assert launch_module._Tasks(pins, [], 0).wait() == 128 + signal.SIGTERM
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), kept, strict=True):
+            signal.signal(number, handler)
+    assert [task.signals for task in started] == [[signal.SIGTERM]]
+
+
+def test_a_launcher_that_cannot_write_its_lines_trains_on(tmp_path):
+    """What it is given to say goes nowhere: the tasks are read all the same, and none of them blocks."""
+    with open("/dev/full", "w") as full:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mnistdist.launch", "run", "--train_steps=1500", f"--data_dir={tmp_path}/data"],
+            stdout=full,
+            stderr=subprocess.DEVNULL,
+        )
+        assert process.wait(120) in (0, 120)  # 120 is Python's own word for a stdout that can't be flushed

@@ -184,3 +184,12 @@ def test_a_model_that_is_no_vector_is_refused_with_the_way_out():
 def test_options_that_make_no_sense_together_are_refused(cluster, options, message):
     with pytest.raises(ValueError, match=message):
         train(cluster, steps=1, **options)
+
+
+def test_a_first_run_is_one_step_so_that_its_limit_is_that_of_one(cluster):
+    """Of a run of many, nobody knows yet how long it may take: 16 times the limit would be a silence."""
+    run = train(cluster, steps=400, seed=1)
+    for result in run.results:
+        first, second, third = result.steps[:3]
+        assert second.start > first.end  # another run: between two steps of one there is no time at all
+        assert third.start == second.end

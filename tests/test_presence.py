@@ -1,5 +1,8 @@
 """When a ps may end: what it makes of its workers' words and of their silence."""
 
+import time
+
+from mnistdist import Cluster
 from mnistdist.presence import Roll
 
 
@@ -50,3 +53,37 @@ def test_a_worker_that_is_started_again_counts_again():
     assert not roll.over(now=2)
     assert roll.over(now=7)
     assert roll.finished == set()
+
+
+def test_a_ps_that_is_down_silences_no_worker_for_the_other():
+    """Two ps of short patience; one is killed. The other goes on hearing the worker, and is told that it finished."""
+    with Cluster(ps=2, workers=1) as cluster:
+
+        def attend():
+            from IPython import get_ipython
+
+            from mnistdist.presence import attend
+
+            here = get_ipython().user_ns
+            return attend(here["server"].target, here["cluster_spec"], here["task_index"], linger=4)
+
+        def speak():
+            import time
+
+            from IPython import get_ipython
+
+            from mnistdist.presence import Presence
+
+            here = get_ipython().user_ns
+            with Presence(here["server"].target, here["cluster_spec"], 0, timeout=3) as presence:
+                time.sleep(10)
+                presence.finish()
+
+        heard = [cluster["ps", index].apply_async(attend) for index in (0, 1)]
+        spoken = cluster["worker", 0].apply_async(speak)
+        time.sleep(2)
+        cluster.kill("ps:1")
+        time.sleep(6)
+        assert not heard[0].ready(), heard[0].get()
+        spoken.get(30)
+        assert heard[0].get(30) == {0}

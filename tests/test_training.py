@@ -303,12 +303,12 @@ def test_a_users_own_connection_error_is_not_taken_for_a_lost_ps(cluster):
 def test_many_trainings_leave_no_data_on_a_worker(cluster):
     import psutil
 
-    def grown():
+    def memory():
         return psutil.Process(pid).memory_info().rss / 2**20
 
-    train(cluster, steps=50)
     pid = next(task.pid for task in cluster.tasks if task.name == "worker:1")
-    before = grown()
-    for _ in range(4):
+    for number in range(6):
+        if number == 2:
+            before = memory()
         train(cluster, steps=50)
-    assert grown() - before < 100  # the images of each would be 43 MB
+    assert memory() - before < 4 * 30  # the images of each would be 43 MB, beside all that a new graph takes

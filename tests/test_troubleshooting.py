@@ -18,9 +18,9 @@ from mnistdist.idx import read_idx
 
 PAGE = (ROOT / "book" / "troubleshooting.md").read_text(encoding="utf-8")
 MESSAGES = [title for level, title in headings(PAGE) if level == 3]
-OURS = ("UsageError", "TaskFailed", "ClusterStartError", "TimeoutError", "ConnectionError", "OSError")
+OURS = ("UsageError", "TaskFailed", "TaskLost", "ClusterStartError", "TimeoutError", "ConnectionError", "OSError")
 MODULES = ("flags", "sessions", "checkpoints", "presence", "distributed", "cluster", "launch", "network")
-MODULES += ("between_graph", "training")
+MODULES += ("between_graph", "training", "shared_model")
 NOT_ON_THE_PAGE = {
     "engines ": "two engines have changed places: nothing that a user does brings it about",
     "still alive 10 s after SIGKILL": "a process that the kernel holds: there is no way to provoke it",
@@ -174,11 +174,40 @@ def slow_checkpoint(tmp_path, monkeypatch, **_):
     return str(caught.value)
 
 
+def slow_evaluation(monkeypatch, **_):
+    from mnistdist import between_graph
+
+    release = threading.Event()
+    session = SimpleNamespace(run=lambda *_, **__: 1)
+    monkeypatch.setattr(between_graph, "worker_session", lambda *_, **__: contextlib.nullcontext(session))
+    monkeypatch.setattr(between_graph, "evaluate", lambda *_: release.wait(30))
+    data = SimpleNamespace(train=None, validation=object())
+    spec = {"ps": ["p:1"], "worker": ["w:1"]}
+    with pytest.raises(TimeoutError) as caught:
+        between_graph.run_worker("", spec, 0, data=data, steps=1, wait_timeout=0.1, design="listing")
+    release.set()
+    return str(caught.value)
+
+
+def slow_reading(monkeypatch, **_):
+    import tensorflow.compat.v1 as tf
+
+    from mnistdist import shared_model
+
+    release = threading.Event()
+    monkeypatch.setattr(shared_model, "TIMEOUT", 0.1)
+    monkeypatch.setattr(tf, "Session", lambda *_, **__: release.wait(30))
+    with pytest.raises(TimeoutError) as caught:
+        shared_model.read_shared_model("", {"ps": ["p:1"], "worker": ["w:1"]}, 0, data=None, design="listing")
+    release.set()
+    return str(caught.value)
+
+
 def lost_without_logdir(monkeypatch, **_):
     from mnistdist import between_graph
 
     def gone(*_, **__):
-        raise ConnectionError("ps:0 has gone")
+        raise errors.TaskLost("ps:0 has gone")
 
     monkeypatch.setattr(between_graph, "worker_session", gone)
     spec = {"ps": ["p:1"], "worker": ["w:1"]}
@@ -233,6 +262,7 @@ DIRECT = {
     "--…: expected a number from … to …, got …": worker("--learning_rate=0"),
     "--…: expected the name of a directory, got …": worker("--logdir="),
     "--design: expected fast or listing, got …": worker("--design=slow"),
+    "flag --…=…: …": worker("--train_steps=many"),
     "--replicas_to_aggregate: asynchronous training aggregates nothing; add --sync_replicas": worker(
         "--replicas_to_aggregate=1"
     ),
@@ -258,6 +288,8 @@ DIRECT = {
     "a task of the cluster was lost or restarted: …": explained("AbortedError"),
     "start the training again (with a logdir, checkpoints would remain)": lost_without_logdir,
     "no checkpoint of global step … within … s: a ps does not answer": slow_checkpoint,
+    "no evaluation within … s: a ps does not answer": slow_evaluation,
+    "the trained model could not be read within … s: a ps does not answer": slow_reading,
     "every worker has been silent for … s (--ps_linger), and none has finished": silent_workers,
 }
 
@@ -305,11 +337,15 @@ IN_TESTS = {
         "test_checkpoints",
         "can't write the checkpoint of global step 30 to",
     ),
-    "can't restore …: it is damaged, or of another model or --design (…); move it away to begin anew": (
+    "can't restore …: it is damaged, or of another model or --design (…): take an earlier one, or another folder": (
         "test_checkpoints",
         "it is damaged, or of another model",
     ),
     "can't save the model: …": ("test_training", "can't save the model"),
+    "task cluster failed: its keeper, controller or nursery has ended": (
+        "test_training",
+        "keeper, controller or nursery has ended",
+    ),
     "worker:0, the chief, ended in round … of …": ("test_between_graph", "worker:0, the chief, ended in round 5 of 10"),
     "task … failed: it ended with … during the training": ("test_training", "failed: it ended with SIGKILL"),
     "… ended with …: started again": ("test_distributed", "ended with SIGKILL: started again"),

@@ -92,3 +92,4 @@ def activate_magics(views):
         magics.signal_on_interrupt = None  # TensorFlow does not hear SIGINT: Cluster.restart() is the way out
         magics.stream_output = False  # all output at the cell's end, in the order of the tasks
         shell.register_magics(magics)
+        shell.configurables.remove(magics)  # where it would be kept, and with it a cluster that has stopped

@@ -370,3 +370,20 @@ def test_the_magics_are_the_last_started_clusters_and_then_the_one_befores_again
     )
     out, err = client.communicate(timeout=120)
     assert [line for line in out.splitlines() if line.startswith("[")] == ["[2, 2]", "[1]"], err
+
+
+def test_a_notebook_keeps_nothing_of_clusters_that_have_stopped(run_python):
+    client = run_python(
+        """
+        from IPython.core.interactiveshell import InteractiveShell
+        from mnistdist import Cluster
+        shell = InteractiveShell.instance()
+        kept = []
+        for _ in range(2):
+            with Cluster(ps=1, workers=1, servers=False):
+                kept.append(len(shell.configurables))
+        print(kept[1] - kept[0])
+        """
+    )
+    out, err = client.communicate(timeout=120)
+    assert out.strip() == "0", err

@@ -1,4 +1,5 @@
 import functools
+import itertools
 import os
 import signal
 import sys
@@ -312,3 +313,27 @@ def test_many_trainings_leave_no_data_on_a_worker(cluster):
             before = memory()
         train(cluster, steps=50)
     assert memory() - before < 4 * 30  # the images of each would be 43 MB, beside all that a new graph takes
+
+
+def test_one_of_two_ps_is_lost_and_synchronous_training_goes_on_from_the_checkpoint(tmp_path):
+    """The other ps has kept its share, its gradients and its tokens, of rounds that are to be made again."""
+    sign = tmp_path / "sign"
+
+    def on_step(record, path=str(sign)):
+        if record.global_step_after >= 300 and record.worker == 1:
+            open(path, "a").close()
+
+    with Cluster(ps=2, workers=2) as several:
+
+        def strike():
+            wait_until(sign.exists, 60, "300 rounds")
+            several.kill("ps:1")
+
+        threading.Thread(target=strike, daemon=True).start()
+        options = {"logdir": tmp_path / "log", "save_steps": 100, "restarts": 1, "step_timeout": 20}
+        run = train(several, steps=700, sync=True, on_step=on_step, steps_per_run=16, **options)
+    assert run.global_step == 700
+    assert run.test.accuracy > 0.9
+    told = [[record.global_step_after for record in result.steps] for result in run.results]
+    rewound = [before - after for each in told for before, after in itertools.pairwise(each)]
+    assert 0 < max(rewound) <= 116  # a checkpoint every 100 steps, and a run of 16

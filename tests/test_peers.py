@@ -218,7 +218,8 @@ def test_a_run_that_takes_too_long_ends_with_every_process(marked):
 def test_tasks_end_when_their_caller_is_interrupted_or_killed(number, threads, marked, run_python):
     caller = run_python(
         f"""
-        import sys
+        import signal, sys
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background has it ignored
         sys.path.insert(0, {str(ROOT)!r})
         from benchmarks.peer_processes import run_tasks
         run_tasks("multi_worker_mirrored", steps=10**9, every=30, steps_per_call=1, seed=1, **{settings()!r})

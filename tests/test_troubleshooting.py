@@ -130,7 +130,7 @@ def other_cluster(**_):
 
 def no_session(monkeypatch, **_):
     release = threading.Event()
-    monkeypatch.setattr(presence.Presence, "_connect", lambda self: release.wait(30))
+    monkeypatch.setattr(presence._Line, "_connect", lambda self: release.wait(30))
     with pytest.raises(TimeoutError) as caught:
         presence.Presence("", {"ps": ["p:1"], "worker": ["w:1"]}, 0, timeout=0.1)
     release.set()

@@ -129,10 +129,8 @@ def train(
         results = _on_workers(cluster, _train, range(workers), arguments, int(steps), restarts)
         (shared,) = _on_workers(cluster, _finish, [0], (data, seed, replica_options))
     except BaseException:
-        # The other workers may be in the middle of a step, which nothing interrupts.
-        if cluster.status in ("running", "failed"):
-            with contextlib.suppress(RuntimeError):  # its processes have gone, which the first error says
-                cluster.restart()
+        if cluster.alive and cluster.status in ("running", "failed"):
+            cluster.restart()  # the other workers may be in the middle of a step, which nothing interrupts
         raise
     return Run(sync=sync, results=results, model=shared, local_steps=local_steps)
 

@@ -176,6 +176,8 @@ def test_several_ps_share_the_variables_and_other_sets_are_trained_on_as_they_ar
 
 def test_an_interrupt_leaves_a_usable_cluster(run_python):
     client = run_python("""
+        import signal
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background has it ignored
         from mnistdist import Cluster, train
         with Cluster(ps=1, workers=2) as cluster:
             print("running", flush=True)

@@ -89,3 +89,9 @@ def test_public_names_can_be_imported_and_have_docstrings():
     assert set(mnistdist.__all__) <= set(dir(mnistdist))
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = mnistdist.nothing
+
+
+def test_make_test_runs_every_notebook_once():
+    said = subprocess.run(["make", "-n", "test"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    named = re.findall(r"book/(\w+)\.ipynb", said)
+    assert sorted(named) == sorted(path.stem for path in (ROOT / "book").glob("*.ipynb"))

@@ -47,7 +47,7 @@ def test_training_goes_on_or_says_why_it_does_not(cell):
         assert outcome["seconds"] >= faults.PAUSE
 
 
-@pytest.mark.parametrize(("form", "phase"), zip(("cluster", "program", "cluster"), faults.PHASES, strict=True))
+@pytest.mark.parametrize(("form", "phase"), list(zip(("cluster", "program", "cluster"), faults.PHASES, strict=True)))
 def test_a_killed_client_leaves_no_process(form, phase):
     done = faults.kill_client(form, phase, random.uniform(0, 0.2))
     assert done["seconds"] < 10

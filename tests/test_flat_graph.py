@@ -50,7 +50,7 @@ def two_ps():
 @pytest.mark.parametrize("sync", [False, True])
 def test_several_ps_hold_a_shard_each_and_every_update_counts_once(two_ps, sync):
     run = train(two_ps, steps=150, sync=sync, seed=1)
-    assert run.global_step == 150 if sync else 150 <= run.global_step < 150 + 2 * 8
+    assert run.global_step == 150 if sync else 150 <= run.global_step < 150 + 2 * 16
     steps = run.steps
     if sync:
         assert len(steps) >= 300

@@ -303,20 +303,6 @@ def test_a_users_own_connection_error_is_not_taken_for_a_lost_ps(cluster):
         train(cluster, steps=200, on_step=fails)
 
 
-def test_many_trainings_leave_no_data_on_a_worker(cluster):
-    import psutil
-
-    def memory():
-        return psutil.Process(pid).memory_info().rss / 2**20
-
-    pid = next(task.pid for task in cluster.tasks if task.name == "worker:1")
-    for number in range(6):
-        if number == 2:
-            before = memory()
-        train(cluster, steps=50)
-    assert memory() - before < 4 * 30  # the images of each would be 43 MB, beside all that a new graph takes
-
-
 def test_one_of_two_ps_is_lost_and_synchronous_training_goes_on_from_the_checkpoint(tmp_path):
     """The other ps has kept its share, its gradients and its tokens, of rounds that are to be made again."""
     sign = tmp_path / "sign"

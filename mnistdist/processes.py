@@ -124,7 +124,6 @@ class Processes:
                 self.pids[name] = event["pid"]
             elif event["event"] == "exited" and self.pids.get(name) == event["pid"]:
                 self.exits[name] = event["returncode"]
-                self._changed.notify_all()  # who waits holds on until the lock is free, whatever comes of the next line
                 self._on_exit(name)
             self._changed.notify_all()
 

@@ -19,6 +19,7 @@ from mnistdist.network import (
     parse_address,
     private_network_available,
 )
+from mnistdist.stopped import StoppedTasks
 
 _OURS = ("job_name", "task_index", "ps_hosts", "worker_hosts")
 _PR_SET_PDEATHSIG = 1
@@ -96,14 +97,16 @@ def _run(options, flags):
         raise UsageError(f"--num_gpus: {error}") from None
     # A task finds the GPU that its environment shows it and no other, so it is not told how many there are.
     passed_on = [name for name in given if given[name].present and name != "num_gpus"]
-    return _Tasks(pins, [*hosts, *(f"--{name}={given[name].value}" for name in passed_on)], options.restarts).wait()
+    flags = [*hosts, *(f"--{name}={given[name].value}" for name in passed_on)]
+    return _Tasks(pins, flags, options.restarts, given.wait_timeout).wait()
 
 
 class _Tasks:
     """The running tasks: their output goes to ours, line by line, each with the task's name before it."""
 
-    def __init__(self, pins, flags, restarts):
+    def __init__(self, pins, flags, restarts, wait_timeout):
         self._pins, self._flags, self._restarts = pins, flags, restarts
+        self._patience = 2 * wait_timeout  # who waits for a stopped task tells first, and tells more
         self._failure, self._interrupts, self._parent = 0, 0, os.getpid()
         self._lock = threading.Lock()
         self._processes, self._readers = {}, []
@@ -149,6 +152,10 @@ class _Tasks:
             with self._lock, contextlib.suppress(OSError, ValueError):  # nobody reads, or the disk is full: read on
                 print(f"[{name}] {line}", end="", flush=True)
 
+    def _say(self, line):
+        with contextlib.suppress(OSError):
+            print(f"mnistdist run: {line}", file=sys.stderr)
+
     def _pass_on(self, number, frame):
         self._interrupts += 1
         if not self._failure:
@@ -159,11 +166,15 @@ class _Tasks:
         for process in self._processes.values():
             if process.poll() is None:
                 process.send_signal(number)
+                process.send_signal(signal.SIGCONT)  # one that is stopped would not hear it
 
     def wait(self):
         """Wait for the end of all; the first task that fails ends the rest. Returns the exit status."""
-        left = dict(self._processes)
+        left, stopped = dict(self._processes), StoppedTasks(self._patience)
         while left:
+            for job, index in stopped.find({task: process.pid for task, process in left.items()}):
+                self._say(f"{job}:{index} has been stopped for {self._patience:g} s, as SIGSTOP does it: it is ended")
+                left[job, index].kill()
             for task, process in list(left.items()):
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     status = process.wait(timeout=0.1 / len(left))
@@ -173,8 +184,7 @@ class _Tasks:
                         continue
                     if status and self._restarts and not self._failure:
                         self._restarts -= 1
-                        why = describe_exit(status)
-                        print(f"mnistdist run: {task[0]}:{task[1]} ended with {why}: started again", file=sys.stderr)
+                        self._say(f"{task[0]}:{task[1]} ended with {describe_exit(status)}: started again")
                         self._start(task)
                         if not self._failure:
                             left[task] = self._processes[task]

@@ -15,6 +15,7 @@ import numpy as np
 
 from mnistdist.datasets import DataSet, Datasets, read_data_sets
 from mnistdist.errors import TaskFailed, describe_exit
+from mnistdist.stopped import StoppedTasks
 
 _runs = itertools.count(1)
 STEPS_PER_RUN = 16
@@ -60,7 +61,8 @@ def train(
             interleave is not.
         on_step: Called in the worker with each :class:`~mnistdist.StepRecord`, between steps.
         step_timeout: Seconds that one step may take before the training fails; None for any. In a run of several steps,
-            one of them may take so long, and the others what runs have taken until then.
+            one of them may take so long, and the others what runs have taken until then. A task that somebody has
+            stopped (SIGSTOP) counts as ended after twice as long.
         design: ``"fast"``: all parameters as one vector, batches made on the worker, several steps in one run of the
             session (the chapter "Where a step goes"); ``"listing"``: a variable each, a fed batch and a run a step.
             What is computed is the same: every batch is one update.
@@ -126,8 +128,8 @@ def train(
     run_options |= {"logdir": logdir, "save_steps": int(save_steps)}
     arguments = data, seed, run_options, replica_options
     try:
-        results = _on_workers(cluster, _train, range(workers), arguments, int(steps), restarts)
-        (shared,) = _on_workers(cluster, _finish, [0], (data, seed, replica_options))
+        results = _on_workers(cluster, _train, range(workers), arguments, step_timeout, int(steps), restarts)
+        (shared,) = _on_workers(cluster, _finish, [0], (data, seed, replica_options), step_timeout)
     except BaseException:
         if cluster.alive and cluster.status in ("running", "failed"):
             cluster.restart()  # the other workers may be in the middle of a step, which nothing interrupts
@@ -295,7 +297,7 @@ def restore(session, path):
 # ------------------------------------------------------------------------------------- in the notebook's process
 
 
-def _on_workers(cluster, function, indices, arguments, steps=None, restarts=0):
+def _on_workers(cluster, function, indices, arguments, step_timeout, steps=None, restarts=0):
     """Run ``function`` in some workers at once; returns their answers, or raises the first failure's cause.
 
     So many ``restarts`` of tasks that have ended are no failure; in a worker, the function then begins again.
@@ -304,24 +306,31 @@ def _on_workers(cluster, function, indices, arguments, steps=None, restarts=0):
     from tqdm import tqdm
 
     sent = cloudpickle.dumps(arguments)
+    patience = step_timeout and 2 * step_timeout  # who waits for the stopped task tells first, and tells more
+    stopped = StoppedTasks(patience)
     views = {index: cluster["worker", index] for index in indices}
     answers = {index: view.apply_async(function, sent) for index, view in views.items()}
     with tqdm(total=steps, desc="global step", leave=False, disable=steps is None or not _someone_watches()) as bar:
         while True:
             ended = [task for task in cluster.tasks if cluster.exit_of(task) is not None]
+            halted = stopped.find({task: task.pid for task in cluster.tasks})
             if not cluster.alive:
                 raise TaskFailed("cluster", "its keeper, controller or nursery has ended", hint=_GONE)
             failed = [index for index, answer in answers.items() if answer.ready() and not answer.successful()]
-            if ended and restarts:
+            lost = [*ended, *halted]
+            if lost and restarts:
                 restarts -= 1
-                cluster.restart(ended[0])
-                answer = answers.get(ended[0].index) if ended[0].job == "worker" else None
+                cluster.restart(lost[0])
+                answer = answers.get(lost[0].index) if lost[0].job == "worker" else None
                 if answer is not None and not (answer.ready() and answer.successful()):
-                    answers[ended[0].index] = cluster["worker", ended[0].index].apply_async(function, sent)
+                    answers[lost[0].index] = cluster["worker", lost[0].index].apply_async(function, sent)
                 continue
-            if ended:
-                task = ended[0]
-                reason = f"it ended with {describe_exit(cluster.exit_of(task))} during the training"
+            if lost:
+                task = lost[0]
+                if ended:
+                    reason = f"it ended with {describe_exit(cluster.exit_of(task))} during the training"
+                else:
+                    reason = f"it has been stopped for {patience:g} s, as SIGSTOP does it"
                 raise TaskFailed(task.name, reason, log=cluster.logs(task, 5).splitlines(), hint=_RESTARTED)
             if failed:
                 time.sleep(0.5)  # when a task has ended, that is the cause: its news may be on the way

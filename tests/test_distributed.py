@@ -214,6 +214,29 @@ def test_the_launcher_starts_a_killed_ps_again(tmp_path):
     assert int(lost[1] or 0) <= 200
 
 
+@pytest.mark.parametrize("job", ["worker", "ps"])
+def test_a_task_that_is_stopped_for_good_does_not_keep_the_launcher(tmp_path, job):
+    """A worker of asynchronous training is ended and replaced; for a ps, the workers' own limit comes first."""
+    restarts = {"worker": 1, "ps": 0}[job]
+    process = launch(f"--restarts={restarts}", f"--data_dir={tmp_path}/data", "--wait_timeout=3", "--train_steps=4000")
+    lines = iter(process.stdout.readline, "")
+    assert any("training step 200 done" in line for line in lines)
+    tasks = psutil.Process(process.pid).children(recursive=True)
+    index = {"worker": 1, "ps": 0}[job]
+    flags = {f"--job_name={job}", f"--task_index={index}"}
+    next(each for each in tasks if flags <= set(each.cmdline())).suspend()
+    out, err = process.communicate(timeout=60)
+    if job == "worker":
+        assert process.returncode == 0, err
+        assert "mnistdist run: worker:1 has been stopped for 6 s, as SIGSTOP does it: it is ended" in err
+        assert "worker:1 ended with SIGKILL: started again" in err
+        assert len(re.findall(r"^\[worker:\d\] validation accuracy = ", out, re.M)) == 2
+    else:
+        assert process.returncode == 1
+        assert "stopped" not in err
+    assert not alive(tasks)
+
+
 class Task:
     """A process of the launcher's that is none: it ends when it is told to."""
 
@@ -245,7 +268,7 @@ def test_a_signal_while_the_launcher_starts_reaches_what_it_starts(monkeypatch):
     kept = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     try:
         pins = devices.assign(ps=1, workers=2, gpus=[], cores=[0])
-        assert launch_module._Tasks(pins, [], 0).wait() == 128 + signal.SIGTERM
+        assert launch_module._Tasks(pins, [], restarts=0, wait_timeout=60).wait() == 128 + signal.SIGTERM
     finally:
         for number, handler in zip((signal.SIGINT, signal.SIGTERM), kept, strict=True):
             signal.signal(number, handler)

@@ -1,12 +1,15 @@
 """The fast design computes what the listing's does: the same updates of the same parameters, in fewer messages."""
 
+import os
+
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from mnistdist import Cluster, DataSet, Datasets, Graph, read_data_sets, train
+from mnistdist import Cluster, DataSet, Datasets, Graph, read_data_sets, train, training
 from mnistdist.between_graph import adam, build_replica
 from mnistdist.flat_graph import build_flat_replica
+from mnistdist.training import STEPS_PER_RUN
 
 MNIST = read_data_sets(one_hot=True)
 SPEC = {"ps": ["a:1"], "worker": ["b:1"]}
@@ -50,7 +53,7 @@ def two_ps():
 @pytest.mark.parametrize("sync", [False, True])
 def test_several_ps_hold_a_shard_each_and_every_update_counts_once(two_ps, sync):
     run = train(two_ps, steps=150, sync=sync, seed=1)
-    assert run.global_step == 150 if sync else 150 <= run.global_step < 150 + 2 * 16
+    assert run.global_step == 150 if sync else 150 <= run.global_step < 150 + 2 * STEPS_PER_RUN
     steps = run.steps
     if sync:
         assert len(steps) >= 300
@@ -194,3 +197,26 @@ def test_a_first_run_is_one_step_so_that_its_limit_is_that_of_one(cluster):
         first, second, third = result.steps[:3]
         assert second.start > first.end  # another run: between two steps of one there is no time at all
         assert third.start == second.end
+
+
+def test_no_worker_keeps_the_images_of_a_training_that_is_over(cluster, monkeypatch):
+    """43 MB each."""
+    name = f"train-{os.getpid()}-images"
+
+    def keeps_images(container=name):
+        import tensorflow.compat.v1 as tf
+        from IPython import get_ipython
+
+        namespace = get_ipython().user_ns
+        with tf.Graph().as_default(), tf.device(f"/job:worker/task:{namespace['task_index']}/cpu:0"):
+            images = tf.raw_ops.VarHandleOp(dtype=tf.uint8, shape=[], shared_name="images", container=container)
+            with tf.Session(namespace["server"].target) as session:
+                return bool(session.run(tf.raw_ops.VarIsInitializedOp(resource=images)))
+
+    def on_step(record):
+        if record.local_step == 1 and not keeps_images():
+            raise AssertionError("keeps_images looks for something else")
+
+    monkeypatch.setattr(training, "_runs", iter(["images"]))
+    train(cluster, steps=50, on_step=on_step)
+    assert cluster.workers.apply_sync(keeps_images) == [False, False]

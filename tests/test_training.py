@@ -284,6 +284,28 @@ def test_the_end_of_the_keeper_is_an_error_of_the_training():
     assert short.status == "stopped"
 
 
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_a_worker_that_is_stopped_for_good_is_noticed(cluster, restarts):
+    """Nobody waits for it in asynchronous training: the others end, and it would be waited for without end."""
+
+    def stops(record, pid):
+        if record.worker == 1 and record.local_step == 5 and os.getpid() == pid:
+            os.kill(pid, signal.SIGSTOP)
+
+    (pid,) = [task.pid for task in cluster.tasks if task.name == "worker:1"]
+    options = {"steps": 300, "step_timeout": 2, "on_step": functools.partial(stops, pid=pid)}
+    begin = time.monotonic()
+    if restarts:
+        run = train(cluster, restarts=1, **options)
+        assert run.global_step >= 300
+    else:
+        with pytest.raises(TaskFailed, match="it has been stopped for 4 s, as SIGSTOP does it") as caught:
+            train(cluster, **options)
+        assert caught.value.task == "worker:1"
+        assert train(cluster, steps=20).global_step >= 20
+    assert time.monotonic() - begin < 30
+
+
 def test_what_a_task_leaves_behind_may_end_without_the_cluster(cluster):
     def leave():
         import subprocess

@@ -344,6 +344,8 @@ IN_TESTS = {
     ),
     "worker:0, the chief, ended in round … of …": ("test_between_graph", "worker:0, the chief, ended in round 5 of 10"),
     "task … failed: it ended with … during the training": ("test_training", "failed: it ended with SIGKILL"),
+    "task … failed: it has been stopped for … s, as SIGSTOP does it": ("test_training", "it has been stopped for 4 s"),
+    "… has been stopped for … s, as SIGSTOP does it: it is ended": ("test_distributed", "has been stopped for 6 s"),
     "… ended with …: started again": ("test_distributed", "ended with SIGKILL: started again"),
     "… has already ended (…): restart() brings it back": ("test_cluster", "worker:1 has already ended"),
     "the cluster's processes have gone (…): stop() and start() it again": ("test_cluster", "processes have gone"),

@@ -18,7 +18,7 @@ from mnistdist.errors import TaskLost
 from mnistdist.model import Graph, build_model, evaluate
 from mnistdist.placement import replica_devices
 from mnistdist.results import WorkerResult
-from mnistdist.sessions import run_options, variables_live, within, worker_session
+from mnistdist.sessions import timed_run, variables_live, within, worker_session
 from mnistdist.steps import StepRecord
 
 FRUITLESS_ATTEMPTS = 3  # to go on after a loss, in a row and without a single step
@@ -144,11 +144,14 @@ def queue_runner(queue, ops):
 
 def one_step(model, before, after):
     """The ``advance`` of a replica that is fed one batch a run."""
+    known = False
 
     def advance(session, dataset, batch_size, left, timeout):
+        nonlocal known
         images, labels = dataset.next_batch(batch_size)
-        options, start = run_options(timeout), time.monotonic()
-        values = session.run([before, after, model.loss], {model.x: images, model.y_: labels}, options)
+        start, feed = time.monotonic(), {model.x: images, model.y_: labels}
+        values = timed_run(session, [before, after, model.loss], timeout, feed, known=known)
+        known = True
         return [(*values[:2], start, time.monotonic(), values[2])]
 
     return advance
@@ -206,7 +209,7 @@ def train_loop(
         records: Those of this worker's earlier steps, to which the new ones are added.
     """
     records = [] if records is None else records
-    after = session.run(replica.global_step, options=run_options(timeout))
+    after = timed_run(session, replica.global_step, timeout)
     while after < steps:
         try:
             made = replica.advance(session, dataset, batch_size, steps - after, timeout)
@@ -214,8 +217,10 @@ def train_loop(
             if replica.queue_runner is None:
                 raise
             # The chief has ended, and closed the queue of tokens.
-            after = session.run(replica.global_step, options=run_options(timeout))
-            if after < steps and task_index > 0:
+            after = timed_run(session, replica.global_step, timeout, known=True)
+            if after < steps and task_index == 0:
+                raise
+            if after < steps:
                 raise TaskLost(f"worker:0, the chief, ended in round {after} of {steps}") from None
             break
         for before, after, start, end, loss in made:
@@ -291,12 +296,12 @@ def run_worker(
                 train_loop(session, replica, data.train, **loop)
                 seconds = _tell_end(records, say)
                 if checkpoints is not None:
-                    checkpoints.save(int(session.run(replica.global_step, options=run_options(wait_timeout))))
+                    checkpoints.save(int(timed_run(session, replica.global_step, wait_timeout, known=True)))
                 late = f"no evaluation within {wait_timeout:g} s: a ps does not answer"
                 evaluation = functools.partial(evaluate, session, replica.model, data.validation)
                 validation = within(wait_timeout, evaluation, late) if data.validation is not None else None
                 if replica.drop is not None:
-                    session.run(replica.drop, options=run_options(wait_timeout))
+                    timed_run(session, replica.drop, wait_timeout)
             return WorkerResult(task_index, records, seconds, validation)
         except TaskLost as error:
             fruitless = 0 if len(records) > made else fruitless + 1
@@ -321,7 +326,7 @@ def _tell_begin(session, replica, task_index, records, timeout, say):
         say(f"Training begins @ {time.time():f}")
         return
     reached = records[-1].global_step_after
-    now = session.run(replica.global_step, options=run_options(timeout))
+    now = timed_run(session, replica.global_step, timeout)
     lost = f"{reached - now} steps are lost" if reached > now else "no step is lost"
     say(f"Worker {task_index}: training goes on from global step {now}: {lost}")
 

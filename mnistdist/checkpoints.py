@@ -53,8 +53,8 @@ class Checkpoints:
 
     def _unfinished(self):
         """Files that are there only while a checkpoint is written."""
-        state = os.path.join(glob.escape(self.folder), "checkpoint.tmp*")
-        return glob.glob(f"{glob.escape(self._prefix)}*.tempstate*") + glob.glob(state)
+        patterns = f"{NAME}*.tempstate*", "checkpoint.tmp*", "graph.pbtxt.tmp*"
+        return [path for each in patterns for path in glob.glob(os.path.join(glob.escape(self.folder), each))]
 
     @property
     def latest(self):

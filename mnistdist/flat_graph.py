@@ -21,7 +21,7 @@ import tensorflow.compat.v1 as tf
 
 from mnistdist.between_graph import Replica, adam, count_update, queue_runner
 from mnistdist.model import Graph, build_model
-from mnistdist.sessions import run_options
+from mnistdist.sessions import timed_run
 from mnistdist.training import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN
 
 ROUNDS_PER_RUN = 8  # of the chief's op that merges gradients; like a worker's steps, each is of its own
@@ -233,7 +233,7 @@ class _Batches:
     def fill(self, session, timeout):
         """Bring the data to the worker."""
         for (assign, given), value in zip(self._fill, self._values, strict=True):
-            session.run(assign, {given: value}, run_options(timeout))
+            timed_run(session, assign, timeout, {given: value})
 
     def batch(self, rows):
         """Images and one-hot labels of these rows, as ``DataSet.next_batch`` has them."""
@@ -373,7 +373,7 @@ def _local_run(forward, vector, batches, opt, own, global_step, steps, workers, 
 
 def _advancing(runs, batches, local_steps, workers, sync_from):
     """The function that makes the next steps: see ``Replica.advance``."""
-    longest, round_, filled, slowest = max(runs), None, False, 0.0
+    longest, round_, filled, known, slowest = max(runs), None, False, set(), 0.0
 
     def advance(session, dataset, batch_size, left, timeout):
         nonlocal round_, filled, slowest
@@ -388,13 +388,14 @@ def _advancing(runs, batches, local_steps, workers, sync_from):
         rows = dataset.next_rows(count * local_steps * batch_size).reshape(count * local_steps, batch_size)
         feed = {run.rows: rows}
         if sync_from is not None:
-            round_ = session.run(sync_from, options=run_options(timeout)) if round_ is None else round_
+            round_ = timed_run(session, sync_from, timeout) if round_ is None else round_
             feed[run.round_] = round_
         # One step of a run may take the whole time, all others what steps have taken until now.
-        options = run_options(timeout and timeout + slowest * (count - 1))
+        limit = timeout and timeout + slowest * (count - 1)
         start = time.monotonic()
-        before, after, losses, ends = session.run(run.fetches, feed, options)
+        before, after, losses, ends = timed_run(session, run.fetches, limit, feed, known=count in known)
         last = time.monotonic()
+        known.add(count)
         slowest = max(slowest, (last - start) / count)
         between = np.maximum.accumulate(np.clip(ends + _monotonic_offset(), start, last))
         times = [start, *between, last]

@@ -98,22 +98,32 @@ def _run(options, flags):
     # A task finds the GPU that its environment shows it and no other, so it is not told how many there are.
     passed_on = [name for name in given if given[name].present and name != "num_gpus"]
     flags = [*hosts, *(f"--{name}={given[name].value}" for name in passed_on)]
-    return _Tasks(pins, flags, options.restarts, given.wait_timeout).wait()
+    return _Tasks(pins, flags, options.restarts, given.wait_timeout, restores=given.logdir is not None).wait()
 
 
 class _Tasks:
     """The running tasks: their output goes to ours, line by line, each with the task's name before it."""
 
-    def __init__(self, pins, flags, restarts, wait_timeout):
-        self._pins, self._flags, self._restarts = pins, flags, restarts
+    def __init__(self, pins, flags, restarts, wait_timeout, restores):
+        self._pins, self._flags, self._restarts, self._restores = pins, flags, restarts, restores
         self._patience = 2 * wait_timeout  # who waits for a stopped task tells first, and tells more
         self._failure, self._interrupts, self._parent = 0, 0, os.getpid()
         self._lock = threading.Lock()
-        self._processes, self._readers = {}, []
+        self._processes, self._readers, self._again = {}, [], set()
         signal.signal(signal.SIGINT, self._pass_on)
         signal.signal(signal.SIGTERM, self._pass_on)
-        for task in pins:
-            self._start(task)
+        with self._supervised():
+            for task in pins:
+                self._start(task)
+
+    @contextlib.contextmanager
+    def _supervised(self):
+        """End all tasks if an error ends the block: one that can't be started, say."""
+        try:
+            yield
+        except BaseException:
+            self._send(signal.SIGKILL)
+            raise
 
     def _start(self, task):
         if self._failure:  # a signal has come: what is not there needs not be ended
@@ -171,29 +181,48 @@ class _Tasks:
     def wait(self):
         """Wait for the end of all; the first task that fails ends the rest. Returns the exit status."""
         left, stopped = dict(self._processes), StoppedTasks(self._patience)
-        while left:
-            for job, index in stopped.find({task: process.pid for task, process in left.items()}):
-                self._say(f"{job}:{index} has been stopped for {self._patience:g} s, as SIGSTOP does it: it is ended")
-                left[job, index].kill()
-            for task, process in list(left.items()):
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    status = process.wait(timeout=0.1 / len(left))
-                    del left[task]
-                    over = not any(job == "worker" for job, _ in left)  # and nothing that a ps would be needed for
-                    if status and task[0] == "ps" and over and not self._failure:
-                        continue
-                    if status and self._restarts and not self._failure:
-                        self._restarts -= 1
-                        self._say(f"{task[0]}:{task[1]} ended with {describe_exit(status)}: started again")
-                        self._start(task)
-                        if not self._failure:
-                            left[task] = self._processes[task]
-                    elif status and not self._failure:
-                        self._failure = status if status > 0 else 128 - status
-                        self._send(signal.SIGTERM)
+        with self._supervised():
+            while left:
+                for job, index in stopped.find({task: process.pid for task, process in left.items()}):
+                    why = f"has been stopped for {self._patience:g} s, as SIGSTOP does it: it is ended"
+                    self._say(f"{job}:{index} {why}")
+                    left[job, index].kill()
+                for task, process in list(left.items()):
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        status = process.wait(timeout=0.1 / len(left))
+                        del left[task]
+                        if status and not self._failure:
+                            self._replace(task, status, left)
+                if not any(job == "worker" for job, _ in left):
+                    for task in self._again & set(left):  # a ps that no worker will ever speak to
+                        left[task].terminate()
         for reader in self._readers:
             reader.join()
         return self._failure
+
+    def _replace(self, task, status, left):
+        """A task has failed: start it again, or end all others, or neither if nobody needs it."""
+        ended = f"{task[0]}:{task[1]} ended with {describe_exit(status)}"
+        finished = [each for each in self._processes if self._processes[each].poll() == 0]
+        workers = {each for each in left if each[0] == "worker"}
+        if task[0] == "ps" and workers <= set(finished):
+            return
+        if task[0] == "worker" and any(job == "ps" for job, _ in finished):
+            self._say(f"{ended}, and the ps before it: the training is over")
+        elif self._restarts:
+            self._restarts -= 1
+            self._say(f"{ended}: started again")
+            again = [task]
+            if task[0] == "ps" and self._restores and ("worker", 0) in finished:
+                again.append(("worker", 0))  # nobody else restores what the ps has lost
+            for each in again:
+                self._start(each)
+            if not self._failure:
+                self._again.update(again)
+                left.update((each, self._processes[each]) for each in again)
+            return
+        self._failure = status if status > 0 else 128 - status
+        self._send(signal.SIGTERM)
 
 
 if __name__ == "__main__":

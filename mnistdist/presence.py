@@ -85,7 +85,7 @@ class _Line:
 
     def open(self, timeout):
         """Connect for the first time; raises what :class:`Presence` does."""
-        other = "do TensorFlow servers of this very cluster answer at all its addresses?"
+        other = f"does a TensorFlow server of this very cluster answer as {self._ps} at {self._address}?"
         try:
             late = f"no session within {timeout:g} s: {other}"
             self._session = self._sessions.within(timeout, self._connect, late)
@@ -124,7 +124,7 @@ class _Line:
             if self._session is None:
                 wait_for_address(self._address, PERIOD, what=self._ps)
                 self._session = self._sessions.within(RECONNECT_SECONDS, self._connect, "")
-            self._session.run(op, options=self._tf.RunOptions(timeout_in_ms=5000))
+            self._sessions.timed_run(self._session, op, RECONNECT_SECONDS, known=op is self._sign)
             return True
         except self._tf.errors.DeadlineExceededError:
             return False  # a ps that is slow, or stopped for a while

@@ -5,6 +5,7 @@ for ever when a round can't be completed, and closing a session whose ps has gon
 """
 
 import contextlib
+import functools
 import threading
 import time
 from concurrent.futures import Future
@@ -15,7 +16,10 @@ from mnistdist.errors import TaskLost
 from mnistdist.network import wait_for_address
 
 _abandoned = []
+_OF_A_LOST_TASK = (tf.errors.UnavailableError, tf.errors.AbortedError)
+_OF_THE_MODEL = (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError, tf.errors.UnimplementedError)
 CLOSE_SECONDS = 5
+ANSWER_SECONDS = 2
 POLL_SECONDS = 0.2
 
 
@@ -57,25 +61,29 @@ def worker_session(
             summary_op=None,
             summary_writer=None,
         )
-    session = None
+    session, merges = None, task_index == 0 and replica.queue_runner is not None
     try:
-        session = _open(supervisor, replica, target, task_index, checkpoints, wait_timeout, say)
+        session = _open(supervisor, replica, target, cluster_spec, task_index, checkpoints, wait_timeout, say)
+        if merges:
+            threading.Thread(target=_close_after_error, args=(supervisor, replica, session), daemon=True).start()
         yield session
-        if task_index == 0 and replica.close_tokens is not None:
-            session.run(replica.close_tokens, options=run_options(wait_timeout))
+        if merges:
+            timed_run(session, replica.close_tokens, wait_timeout)
     except tf.errors.OpError as error:
-        explanation = _explanation(error, cluster_spec, sync=replica.queue_runner is not None)
+        error = _error_of_merging(supervisor) or error
+        silent = functools.partial(_silence, target, cluster_spec, task_index)
+        explanation = _explanation(error, cluster_spec, silent, sync=replica.queue_runner is not None)
         if explanation is None:
             _close(supervisor, session)
-            raise
+            raise error
         abandon(session)
         raise explanation from error
     except BaseException:
         _close(supervisor, session)
         raise
     _close(supervisor, session)
-    # An error in one of the supervisor's threads, such as the one that applies the gradients, ended the training.
-    with contextlib.suppress(tf.errors.CancelledError):
+    # What the thread that merges gradients has met since: only that the ps has ended meanwhile is none of ours.
+    with contextlib.suppress(*_OF_A_LOST_TASK, tf.errors.CancelledError):
         supervisor.coord.join(stop_grace_period_secs=CLOSE_SECONDS, ignore_live_threads=True)
 
 
@@ -138,7 +146,22 @@ def gist(error):
 
 def run_options(timeout):
     """Options of a run that may take ``timeout`` seconds; None, which is any time, for None."""
-    return tf.RunOptions(timeout_in_ms=int(1000 * timeout)) if timeout else None
+    return tf.RunOptions(timeout_in_ms=max(1, int(1000 * timeout))) if timeout else None
+
+
+def timed_run(session, fetches, timeout, feed=None, *, known=False):
+    """``session.run`` that may take ``timeout`` seconds (None: any); ``tf.errors.DeadlineExceededError`` after that.
+
+    TensorFlow's own limit does not count while the tasks are given their parts of a graph that the session has not run
+    before, and a task that is stopped never takes its part. A graph that is ``known`` needs no more than that limit.
+    """
+    run = functools.partial(session.run, fetches, feed, run_options(timeout))
+    if known or not timeout:
+        return run()
+    try:
+        return within(timeout + 1, run, f"no answer within {timeout:g} s")
+    except TimeoutError as error:
+        raise tf.errors.DeadlineExceededError(None, None, str(error)) from None
 
 
 def variables_live(replica, target, cluster_spec, task_index):
@@ -155,9 +178,9 @@ def _initialised(replica, target, config):
         return not len(session.run(replica.uninitialized, options=run_options(CLOSE_SECONDS)))
 
 
-def _open(supervisor, replica, target, task_index, checkpoints, wait_timeout, say):
+def _open(supervisor, replica, target, cluster_spec, task_index, checkpoints, wait_timeout, say):
     chief, config = task_index == 0, session_config(task_index)
-    deadline, late = time.monotonic() + wait_timeout, f"no session within {wait_timeout:g} s"
+    deadline = time.monotonic() + wait_timeout
 
     def prepare():
         if not chief:
@@ -171,11 +194,14 @@ def _open(supervisor, replica, target, task_index, checkpoints, wait_timeout, sa
                 return supervisor.prepare_or_wait_for_session(target, config, start_standard_services=False)
             except tf.errors.DeadlineExceededError:  # a ps that is slow, or was started again meanwhile
                 if time.monotonic() > deadline:
-                    raise TimeoutError(late) from None
+                    raise TimeoutError from None
 
     say(f"Worker {task_index}: " + ("Initializing session..." if chief else "Waiting for session to be initialized..."))
     try:
-        session = within(wait_timeout + 1, prepare, late)
+        session = within(wait_timeout + 1, prepare, "")
+    except TimeoutError:
+        silence = _silence(target, cluster_spec, task_index) or _ANSWERS_NOW
+        raise TimeoutError(f"no session within {wait_timeout:g} s. {silence}") from None
     except tf.errors.DeadlineExceededError:
         raise TimeoutError(
             f"worker:0, the chief, did not initialise the variables within {wait_timeout:g} s: is it running?"
@@ -189,11 +215,11 @@ def _open(supervisor, replica, target, task_index, checkpoints, wait_timeout, sa
         ) from None
     say(f"Worker {task_index}: Session initialization complete.")
     if checkpoints is not None:
-        checkpoints.begin(session, int(session.run(replica.global_step, options=run_options(wait_timeout))))
+        checkpoints.begin(session, int(timed_run(session, replica.global_step, wait_timeout)))
     if chief and replica.queue_runner is not None:
         say("Starting chief queue runner and running init_tokens_op")
         supervisor.start_queue_runners(session, [replica.queue_runner])
-        session.run(replica.init_tokens, options=run_options(wait_timeout))
+        timed_run(session, replica.init_tokens, wait_timeout)
     return session
 
 
@@ -218,7 +244,51 @@ def _close(supervisor, session):
         close_session(session)
 
 
-def _explanation(error, cluster_spec, sync):
+def _error_of_merging(supervisor):
+    """What was wrong with merging or applying gradients, if that is why the thread that does so has ended."""
+    try:
+        supervisor.coord.raise_requested_exception()
+    except _OF_THE_MODEL as error:
+        return error
+    except Exception:  # a task was lost, say: who trains hears of it as well
+        return None
+
+
+def _close_after_error(supervisor, replica, session):
+    """In a thread of the chief's: when no gradients are merged any more, tell those who wait for a token."""
+    supervisor.coord.wait_for_stop()
+    if _error_of_merging(supervisor):
+        with contextlib.suppress(tf.errors.OpError, RuntimeError):  # the session has been closed meanwhile
+            timed_run(session, replica.close_tokens, CLOSE_SECONDS)
+
+
+_ANSWERS_NOW = "Every ps answers now: was one stopped, or overloaded, for a while?"
+
+
+def _silence(target, cluster_spec, task_index):
+    """Which ps tasks accept connections and answer nothing, in words; None if all answer."""
+
+    def ask(index):
+        filters = [f"/job:ps/task:{index}", f"/job:worker/task:{task_index}"]
+        with tf.Graph().as_default(), tf.device(filters[0]):
+            number = tf.random.uniform([])
+            with tf.Session(target, config=tf.ConfigProto(device_filters=filters)) as session:
+                session.run(number)
+
+    silent = []
+    for index, address in enumerate(cluster_spec["ps"]):
+        try:
+            within(ANSWER_SECONDS, functools.partial(ask, index), "")
+        except TimeoutError:
+            silent.append(f"ps:{index} at {address}")
+        except tf.errors.OpError:
+            pass  # an answer
+    if not silent:
+        return None
+    return f"{' and '.join(silent)} accepts connections, but does not answer: is it stopped, or overloaded?"
+
+
+def _explanation(error, cluster_spec, silence, sync):
     """The error that says what TensorFlow's error means for the cluster; None if it is about something else."""
     gone = []
     time.sleep(0.5)  # a process that is ending accepts connections to its last moment
@@ -230,13 +300,11 @@ def _explanation(error, cluster_spec, sync):
     if gone:
         return TaskLost(f"{' and '.join(gone)} has gone, and its variables with it")
     if isinstance(error, tf.errors.DeadlineExceededError):
-        why = (
+        round_ = (
             "A synchronous round waits for as many gradients as it aggregates: has another worker ended in the midst "
             "of one, or does it hang? Start it again, or aggregate fewer gradients than there are workers"
-            if sync
-            else "Every ps accepts connections, but one does not answer: is it stopped, or overloaded?"
         )
-        return TimeoutError(f"a step was not done in time. {why}")
-    if isinstance(error, (tf.errors.UnavailableError, tf.errors.AbortedError)):
+        return TimeoutError(f"a step was not done in time. {silence() or (round_ if sync else _ANSWERS_NOW)}")
+    if isinstance(error, _OF_A_LOST_TASK):
         return TaskLost(f"a task of the cluster was lost or restarted: {gist(error)}")
     return None

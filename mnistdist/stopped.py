@@ -31,11 +31,13 @@ class StoppedTasks:
             return []
         before, self._polled = self._polled, time.monotonic()
         seen = min(self._polled - before, 1)
-        halted = [pid for pid in pids.values() if _is_stopped(pid)]
+        halted = [pid for pid in pids.values() if is_stopped(pid)]
         self._seconds = {pid: self._seconds.get(pid, 0) + seen for pid in halted}
         return [name for name, pid in pids.items() if self._seconds.get(pid, 0) > self._limit]
 
 
-def _is_stopped(pid):
+def is_stopped(pid):
+    """Whether a process is stopped now."""
     with contextlib.suppress(psutil.Error):  # it has ended
         return psutil.Process(pid).status() == psutil.STATUS_STOPPED
+    return False

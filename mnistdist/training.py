@@ -15,7 +15,7 @@ import numpy as np
 
 from mnistdist.datasets import DataSet, Datasets, read_data_sets
 from mnistdist.errors import TaskFailed, describe_exit
-from mnistdist.stopped import StoppedTasks
+from mnistdist.stopped import StoppedTasks, is_stopped
 
 _runs = itertools.count(1)
 STEPS_PER_RUN = 16
@@ -128,7 +128,9 @@ def train(
     run_options |= {"logdir": logdir, "save_steps": int(save_steps)}
     arguments = data, seed, run_options, replica_options
     try:
-        results = _on_workers(cluster, _train, range(workers), arguments, step_timeout, int(steps), restarts)
+        results = _on_workers(
+            cluster, _train, range(workers), arguments, step_timeout, int(steps), restarts, restores=logdir is not None
+        )
         (shared,) = _on_workers(cluster, _finish, [0], (data, seed, replica_options), step_timeout)
     except BaseException:
         if cluster.alive and cluster.status in ("running", "failed"):
@@ -297,10 +299,11 @@ def restore(session, path):
 # ------------------------------------------------------------------------------------- in the notebook's process
 
 
-def _on_workers(cluster, function, indices, arguments, step_timeout, steps=None, restarts=0):
+def _on_workers(cluster, function, indices, arguments, step_timeout, steps=None, restarts=0, restores=False):
     """Run ``function`` in some workers at once; returns their answers, or raises the first failure's cause.
 
-    So many ``restarts`` of tasks that have ended are no failure; in a worker, the function then begins again.
+    So many ``restarts`` of tasks that have ended are no failure; in a worker, the function then begins again. Worker 0
+    also begins again if it had ended and ``restores`` what a ps has lost: nobody else does.
     """
     import cloudpickle  # carries functions and classes that were typed in a notebook
     from tqdm import tqdm
@@ -310,20 +313,25 @@ def _on_workers(cluster, function, indices, arguments, step_timeout, steps=None,
     stopped = StoppedTasks(patience)
     views = {index: cluster["worker", index] for index in indices}
     answers = {index: view.apply_async(function, sent) for index, view in views.items()}
+    again = []  # of a chief that had finished
     with tqdm(total=steps, desc="global step", leave=False, disable=steps is None or not _someone_watches()) as bar:
         while True:
             ended = [task for task in cluster.tasks if cluster.exit_of(task) is not None]
             halted = stopped.find({task: task.pid for task in cluster.tasks})
             if not cluster.alive:
                 raise TaskFailed("cluster", "its keeper, controller or nursery has ended", hint=_GONE)
-            failed = [index for index, answer in answers.items() if answer.ready() and not answer.successful()]
+            running = [*answers.items(), *((0, answer) for answer in again)]
+            failed = [(index, answer) for index, answer in running if answer.ready() and not answer.successful()]
             lost = [*ended, *halted]
             if lost and restarts:
                 restarts -= 1
                 cluster.restart(lost[0])
-                answer = answers.get(lost[0].index) if lost[0].job == "worker" else None
-                if answer is not None and not (answer.ready() and answer.successful()):
-                    answers[lost[0].index] = cluster["worker", lost[0].index].apply_async(function, sent)
+                index = lost[0].index
+                if lost[0].job == "worker":
+                    if not (answers[index].ready() and answers[index].successful()):
+                        answers[index] = cluster["worker", index].apply_async(function, sent)
+                elif restores and answers[0].ready() and not all(answer.ready() for answer in answers.values()):
+                    again.append(cluster["worker", 0].apply_async(function, sent))
                 continue
             if lost:
                 task = lost[0]
@@ -336,10 +344,11 @@ def _on_workers(cluster, function, indices, arguments, step_timeout, steps=None,
                 time.sleep(0.5)  # when a task has ended, that is the cause: its news may be on the way
                 if any(cluster.exit_of(task) is not None for task in cluster.tasks):
                     continue
-                raise _failure(cluster, failed[0], answers[failed[0]])
-            if all(answer.ready() for answer in answers.values()):
+                raise _failure(cluster, *failed[0])
+            pending = [answer for _, answer in running if not answer.ready()]
+            if not pending:
                 return [answer.get() for answer in answers.values()]
-            next(answer for answer in answers.values() if not answer.ready()).wait(0.1)
+            pending[0].wait(0.1)
             if steps is not None:
                 reached = max((answer.data or {}).get("global_step", 0) for answer in answers.values())
                 if reached > bar.n:
@@ -357,7 +366,9 @@ def _failure(cluster, index, answer):
         answer.get()
     except RemoteError as error:
         log = cluster.logs(("worker", index), 5).splitlines()
-        return TaskFailed(f"worker:{index}", f"{error.ename}: {error.evalue}", log=log, hint=_RESTARTED)
+        stopped = " and ".join(task.name for task in cluster.tasks if is_stopped(task.pid))
+        reason = f"{error.ename}: {error.evalue}" + (f" ({stopped} is stopped, as SIGSTOP does it)" if stopped else "")
+        return TaskFailed(f"worker:{index}", reason, log=log, hint=_RESTARTED)
 
 
 def _someone_watches():

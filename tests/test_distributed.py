@@ -238,41 +238,104 @@ def test_a_task_that_is_stopped_for_good_does_not_keep_the_launcher(tmp_path, jo
 
 
 class Task:
-    """A process of the launcher's that is none: it ends when it is told to."""
+    """A process of the launcher's that is none: it ends with ``status`` after so many ``waits``, or by a signal."""
 
-    def __init__(self, on_start=lambda: None):
-        self.signals, self.stdout, self.pid = [], io.StringIO("a line\n"), 0
-        on_start()
+    pid = 0
+
+    def __init__(self, status=None, waits=0):
+        self.status, self.signals, self.stdout = status, [], io.StringIO("a line\n")
+        self._waits = waits
 
     def send_signal(self, number):
         self.signals.append(number)
+        self.status = -number if self.status is None else self.status
+
+    def terminate(self):
+        self.send_signal(signal.SIGTERM)
 
     def poll(self):
-        return -self.signals[0] if self.signals else None
+        return None if self._waits else self.status
 
     def wait(self, timeout):
-        if not self.signals:
+        if self.poll() is None:
+            self._waits = max(0, self._waits - 1)
             raise subprocess.TimeoutExpired("task", timeout)
-        return -self.signals[0]
+        return self.status
 
 
-def test_a_signal_while_the_launcher_starts_reaches_what_it_starts(monkeypatch):
+@pytest.fixture
+def tasks(monkeypatch):
+    """``tasks(statuses, ...)``: the exit status of a launcher whose tasks end so, and all tasks that it has started.
+
+    The tasks are ps:0, worker:0, worker:1, and then those that are started again. A function is called for its status.
+    """
+    kept = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    def run(*statuses, restarts=0, restores=False):
+        started, left = [], list(statuses)
+
+        def popen(command, **_):
+            status = left.pop(0)
+            status = status() if callable(status) else status
+            started.append(status if isinstance(status, Task) else Task(status))
+            return started[-1]
+
+        monkeypatch.setattr(subprocess, "Popen", popen)
+        pins = devices.assign(ps=1, workers=2, gpus=[], cores=[0])
+        tasks = launch_module._Tasks(dict(sorted(pins.items())), [], restarts, 60, restores)
+        return tasks.wait(), started
+
+    yield run
+    for number, handler in zip((signal.SIGINT, signal.SIGTERM), kept, strict=True):
+        signal.signal(number, handler)
+
+
+def test_a_signal_while_the_launcher_starts_reaches_what_it_starts(tasks):
     """It comes while the first of three tasks is being started: that one is ended, and the others never begin."""
+    status, started = tasks(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert status == 128 + signal.SIGTERM
+    assert [task.signals for task in started] == [[signal.SIGTERM]]
+
+
+def test_a_task_that_cannot_be_started_ends_the_others(monkeypatch):
     started = []
 
     def popen(*_, **__):
-        started.append(Task(lambda: os.kill(os.getpid(), signal.SIGTERM)))
+        if len(started) == 2:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        started.append(Task())
         return started[-1]
 
     monkeypatch.setattr(subprocess, "Popen", popen)
-    kept = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    try:
-        pins = devices.assign(ps=1, workers=2, gpus=[], cores=[0])
-        assert launch_module._Tasks(pins, [], restarts=0, wait_timeout=60).wait() == 128 + signal.SIGTERM
-    finally:
-        for number, handler in zip((signal.SIGINT, signal.SIGTERM), kept, strict=True):
-            signal.signal(number, handler)
-    assert [task.signals for task in started] == [[signal.SIGTERM]]
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(BlockingIOError):
+        launch_module._Tasks(devices.assign(ps=1, workers=2, gpus=[], cores=[0]), [], 0, 60, False)
+    assert [task.status for task in started] == [-signal.SIGKILL] * 2
+
+
+def test_a_ps_that_fails_when_the_workers_have_finished_is_not_started_again(tasks):
+    status, started = tasks(1, 0, 0, restarts=3)
+    assert (status, len(started)) == (0, 3)
+
+
+def test_a_ps_that_was_started_again_too_late_for_its_workers_is_ended(tasks):
+    """Worker 1 fails as well, and has ended before it could speak to the new ps."""
+    status, started = tasks(-9, 0, -9, None, 0, restarts=2)
+    assert (status, len(started)) == (0, 5)
+    assert started[3].status == -signal.SIGTERM
+
+
+def test_a_worker_that_fails_after_the_ps_has_ended_well_is_not_started_again(tasks, capsys):
+    status, started = tasks(0, 0, -9, restarts=3)
+    assert (status, len(started)) == (128 + 9, 3)
+    assert "worker:1 ended with SIGKILL, and the ps before it: the training is over" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("restores", [True, False])
+def test_a_chief_that_has_finished_is_started_again_to_restore(tasks, restores):
+    """The ps is lost while worker 1 trains: it comes back empty, and only worker 0 reads checkpoints."""
+    status, started = tasks(-9, 0, Task(0, waits=3), 0, 0, restarts=1, restores=restores)
+    assert (status, len(started)) == (0, 5 if restores else 4)
 
 
 def test_a_launcher_that_cannot_write_its_lines_trains_on(tmp_path):

@@ -1,5 +1,6 @@
 """A worker's session: what it waits for, how long, and what it says when that does not come."""
 
+import signal
 import socket
 import threading
 import time
@@ -50,8 +51,14 @@ def test_the_gist_of_an_error_is_its_first_line_that_says_something():
     assert gist(tf.errors.AbortedError(None, None, "")) == "AbortedError"
 
 
-def open_session(container, wait_timeout, assign=None, sync=False, steps=0):
-    """In a worker: open a session, perhaps assign the global step or train; returns the global step, or the error."""
+def open_session(container, wait_timeout, assign=None, sync=False, steps=0, stop=None):
+    """In a worker: open a session, perhaps assign the global step or train; returns the global step, or the error.
+
+    ``stop`` is a process that is stopped once there is a session.
+    """
+    import os
+    import signal
+
     from IPython import get_ipython
 
     from mnistdist import read_data_sets
@@ -65,6 +72,8 @@ def open_session(container, wait_timeout, assign=None, sync=False, steps=0):
         change = replica.global_step.assign(assign) if assign is not None else None
     try:
         with worker_session(replica, here["server"].target, spec, index, wait_timeout=wait_timeout) as session:
+            if stop is not None:
+                os.kill(stop, signal.SIGSTOP)
             if change is not None:
                 session.run(change)
             if steps:
@@ -106,3 +115,24 @@ def test_a_ps_that_goes_is_named():
     assert said.startswith("TaskLost: ps:0 at "), said
     assert address in said
     assert "has gone, and its variables with it" in said
+
+
+def test_a_ps_that_accepts_connections_and_answers_nothing_is_named():
+    """A limit holds in the opening of a session, in the first run of a graph that is new to it, and in any other."""
+    with Cluster(ps=1, workers=1) as cluster:
+        (ps,) = [task for task in cluster.tasks if task.job == "ps"]
+        begin = time.monotonic()
+        said = cluster["worker", 0].apply_sync(open_session, "first run", 20, steps=10**9, stop=ps.pid)
+        silent = f"ps:0 at {ps.address} accepts connections, but does not answer: is it stopped, or overloaded?"
+        assert said == f"TimeoutError: a step was not done in time. {silent}"
+        assert "TimeoutError: a step was not done in time. ps:0 at" in said
+        cluster.kill(ps, signal.SIGCONT)
+
+        answer = cluster["worker", 0].apply_async(open_session, "later", 20, steps=10**9)
+        time.sleep(2)
+        cluster.kill(ps, signal.SIGSTOP)
+        assert answer.get(30) == said
+        said = cluster["worker", 0].apply_sync(open_session, "no session", 2)
+        assert said.startswith("TimeoutError: no session within 2 s. ps:0 at")
+        assert silent in said
+        assert time.monotonic() - begin < 60

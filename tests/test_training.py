@@ -348,3 +348,46 @@ def test_one_of_two_ps_is_lost_and_synchronous_training_goes_on_from_the_checkpo
     told = [[record.global_step_after for record in result.steps] for result in run.results]
     rewound = [before - after for each in told for before, after in itertools.pairwise(each)]
     assert 0 < max(rewound) <= 116  # a checkpoint every 100 steps, and a run of 16
+
+
+def checked_adam(rate):
+    """Adam, and an error of the op that merges once 40 rounds have been made."""
+    import tensorflow.compat.v1 as tf
+
+    class Checked(tf.train.AdamOptimizer):
+        def apply_gradients(self, grads_and_vars, global_step=None, name=None):
+            left = tf.cast(tf.train.get_global_step().read_value() < 40, tf.float32)
+            checked = [(tf.debugging.check_numerics(g / left, "no number"), v) for g, v in grads_and_vars]
+            return super().apply_gradients(checked, global_step, name)
+
+    return Checked(rate)
+
+
+@pytest.mark.parametrize("design", ["fast", "listing"])
+def test_an_error_of_merging_gradients_is_told_at_once(cluster, design):
+    """Only a thread of the chief's meets it; all workers wait for a token that nobody will put into the queue."""
+    begin = time.monotonic()
+    with pytest.raises(TaskFailed, match=r"(?s)InvalidArgumentError.*no number") as caught:
+        train(cluster, steps=500, sync=True, optimizer=checked_adam, step_timeout=None, design=design)
+    assert caught.value.task == "worker:0"
+    assert time.monotonic() - begin < 40
+    assert train(cluster, steps=20, sync=True, design=design).global_step == 20
+
+
+def test_a_ps_that_is_lost_after_the_chief_has_finished_comes_back_with_its_last_checkpoint(tmp_path):
+    def late(record):
+        if record.worker == 1 and record.local_step >= 3:
+            time.sleep(6)
+
+    with Cluster(ps=1, workers=2) as short:
+
+        def strike():
+            wait_until((tmp_path / "model.ckpt-300.index").exists, 60, "the chief's end")
+            time.sleep(1)
+            short.kill("ps:0")
+
+        threading.Thread(target=strike, daemon=True).start()
+        run = train(short, steps=300, on_step=late, logdir=tmp_path, restarts=1)
+    assert run.global_step >= 300
+    assert run.results[0].steps[-1].global_step_after == 300
+    assert run.test.accuracy > 0.85

@@ -117,7 +117,7 @@ def explained(name, sync=False, up=True):
 
         with held_port(listening=up) as address:
             spec = {"ps": [address], "worker": ["w:1"]}
-            return str(_explanation(getattr(tf.errors, name)(None, None, "why"), spec, sync))
+            return str(_explanation(getattr(tf.errors, name)(None, None, "why"), spec, lambda: None, sync))
 
     return produce
 
@@ -242,8 +242,8 @@ def truncated(tmp_path, **_):
 DIRECT = {
     "… at … did not answer within … s (…)": no_answer,
     "…: is it running, and is its address in --ps_hosts right?": missing_ps,
-    "no session within … s: do TensorFlow servers of this very cluster answer at all its addresses?": no_session,
-    "no session: do TensorFlow servers of this very cluster answer at all its addresses? (…)": other_cluster,
+    "no session within … s: does a TensorFlow server of this very cluster answer as … at …?": no_session,
+    "no session: does a TensorFlow server of this very cluster answer as … at …? (…)": other_cluster,
     "no worker has come within … s: are they running, with the same addresses?": no_word,
     "…: port of … is in use by another process; end that, or choose another port": busy_port,
     "Must specify an explicit `job_name`: --job_name=ps or --job_name=worker": lambda **_: usage(),
@@ -278,8 +278,9 @@ DIRECT = {
     "a step was not done in time. A synchronous round waits for as many gradients as it aggregates: …": explained(
         "DeadlineExceededError", sync=True
     ),
-    "a step was not done in time. Every ps accepts connections, but one does not answer: is it stopped, or "
-    "overloaded?": explained("DeadlineExceededError"),
+    "a step was not done in time. Every ps answers now: was one stopped, or overloaded, for a while?": explained(
+        "DeadlineExceededError"
+    ),
     "… has gone, and its variables with it": explained("UnavailableError", up=False),
     "a task of the cluster was lost or restarted: …": explained("AbortedError"),
     "start the training again (with a logdir, checkpoints would remain)": lost_without_logdir,
@@ -345,6 +346,15 @@ IN_TESTS = {
     "worker:0, the chief, ended in round … of …": ("test_between_graph", "worker:0, the chief, ended in round 5 of 10"),
     "task … failed: it ended with … during the training": ("test_training", "failed: it ended with SIGKILL"),
     "task … failed: it has been stopped for … s, as SIGSTOP does it": ("test_training", "it has been stopped for 4 s"),
+    "no session within … s. … accepts connections, but does not answer: is it stopped, or overloaded?": (
+        "test_sessions",
+        "TimeoutError: no session within 2 s. ps:0 at",
+    ),
+    "a step was not done in time. … accepts connections, but does not answer: is it stopped, or overloaded?": (
+        "test_sessions",
+        "TimeoutError: a step was not done in time. ps:0 at",
+    ),
+    "… ended with …, and the ps before it: the training is over": ("test_distributed", "and the ps before it"),
     "… has been stopped for … s, as SIGSTOP does it: it is ended": ("test_distributed", "has been stopped for 6 s"),
     "… ended with …: started again": ("test_distributed", "ended with SIGKILL: started again"),
     "… has already ended (…): restart() brings it back": ("test_cluster", "worker:1 has already ended"),

@@ -214,29 +214,6 @@ def test_the_launcher_starts_a_killed_ps_again(tmp_path):
     assert int(lost[1] or 0) <= 200
 
 
-@pytest.mark.parametrize("job", ["worker", "ps"])
-def test_a_task_that_is_stopped_for_good_does_not_keep_the_launcher(tmp_path, job):
-    """A worker of asynchronous training is ended and replaced; for a ps, the workers' own limit comes first."""
-    restarts = {"worker": 1, "ps": 0}[job]
-    process = launch(f"--restarts={restarts}", f"--data_dir={tmp_path}/data", "--wait_timeout=3", "--train_steps=4000")
-    lines = iter(process.stdout.readline, "")
-    assert any("training step 200 done" in line for line in lines)
-    tasks = psutil.Process(process.pid).children(recursive=True)
-    index = {"worker": 1, "ps": 0}[job]
-    flags = {f"--job_name={job}", f"--task_index={index}"}
-    next(each for each in tasks if flags <= set(each.cmdline())).suspend()
-    out, err = process.communicate(timeout=60)
-    if job == "worker":
-        assert process.returncode == 0, err
-        assert "mnistdist run: worker:1 has been stopped for 6 s, as SIGSTOP does it: it is ended" in err
-        assert "worker:1 ended with SIGKILL: started again" in err
-        assert len(re.findall(r"^\[worker:\d\] validation accuracy = ", out, re.M)) == 2
-    else:
-        assert process.returncode == 1
-        assert "stopped" not in err
-    assert not alive(tasks)
-
-
 class Task:
     """A process of the launcher's that is none: it ends with ``status`` after so many ``waits``, or by a signal."""
 
@@ -329,6 +306,35 @@ def test_a_worker_that_fails_after_the_ps_has_ended_well_is_not_started_again(ta
     status, started = tasks(0, 0, -9, restarts=3)
     assert (status, len(started)) == (128 + 9, 3)
     assert "worker:1 ended with SIGKILL, and the ps before it: the training is over" in capsys.readouterr().err
+
+
+@pytest.fixture
+def sleepers(monkeypatch):
+    """Tasks that are real processes and sleep; ``sleepers(wait_timeout)`` is their launcher."""
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **options: popen(["sleep", "60"], **options))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    pins = devices.assign(ps=1, workers=2, gpus=[], cores=[0])
+    return lambda wait_timeout: launch_module._Tasks(pins, [], 0, wait_timeout, restores=False)
+
+
+def test_a_task_that_is_stopped_for_good_is_ended_and_named(sleepers, capsys):
+    """Its connections stay open, so that in asynchronous training nobody else notices."""
+    begin, tasks = time.monotonic(), sleepers(wait_timeout=0.5)
+    tasks._processes["worker", 1].send_signal(signal.SIGSTOP)
+    assert tasks.wait() == 128 + signal.SIGKILL
+    assert "worker:1 has been stopped for 1 s, as SIGSTOP does it: it is ended" in capsys.readouterr().err
+    assert [each.returncode for each in tasks._processes.values()].count(-signal.SIGTERM) == 2
+    assert time.monotonic() - begin < 20
+
+
+def test_a_task_that_is_stopped_ends_with_the_others(sleepers):
+    begin, tasks = time.monotonic(), sleepers(wait_timeout=60)
+    tasks._processes["ps", 0].send_signal(signal.SIGSTOP)
+    tasks._processes["worker", 0].kill()
+    assert tasks.wait() == 128 + signal.SIGKILL
+    assert tasks._processes["ps", 0].returncode == -signal.SIGTERM
+    assert time.monotonic() - begin < 20
 
 
 @pytest.mark.parametrize("restores", [True, False])

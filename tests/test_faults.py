@@ -11,8 +11,8 @@ from tools import faults, soak
 
 # Every role and every fault twice, each with both forms and both modes.
 CELLS = [
-    ("program", "worker", "kill", "sync"),
-    ("cluster", "chief", "kill", "async"),
+    ("program", "worker", "kill", "async"),
+    ("cluster", "chief", "kill", "sync"),
     ("program", "ps", "pause", "async"),
     ("cluster", "worker", "pause", "sync"),
     ("program", "chief", "restart", "sync"),

@@ -344,7 +344,12 @@ def _on_workers(cluster, function, indices, arguments, step_timeout, steps=None,
                 time.sleep(0.5)  # when a task has ended, that is the cause: its news may be on the way
                 if any(cluster.exit_of(task) is not None for task in cluster.tasks):
                     continue
-                raise _failure(cluster, *failed[0])
+                first = _failure(cluster, *failed[0])
+                if "TaskLost" in first.reason and failed[0][0] and 0 in answers:
+                    answers[0].wait(10)  # what the chief has to say is the cause, and may take it some seconds
+                    if answers[0].ready() and not answers[0].successful():
+                        first = _failure(cluster, 0, answers[0])
+                raise first
             pending = [answer for _, answer in running if not answer.ready()]
             if not pending:
                 return [answer.get() for answer in answers.values()]

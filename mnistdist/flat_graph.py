@@ -309,8 +309,7 @@ def _run(forward, vector, batches, opt, global_step, worker, rounds, count):
                 theta = vector.pull()
         with tf.device(worker):
             if step:
-                with tf.control_dependencies([theta]):
-                    ends.append(tf.timestamp())
+                theta = _timed(theta, ends)
             losses.append(forward.loss(theta, *batches.batch(rows[step])))
             gradients = vector.push(tf.gradients(losses[-1], theta)[0])
         if rounds:
@@ -350,8 +349,7 @@ def _local_run(forward, vector, batches, opt, own, global_step, steps, workers, 
             pulled = vector.pull()
         with tf.device(worker):
             if push:
-                with tf.control_dependencies([pulled]):
-                    ends.append(tf.timestamp())
+                pulled = _timed(pulled, ends)
             with tf.control_dependencies([own.assign(pulled, read_value=False)]):
                 first = tf.constant(push * steps)
             end, total = tf.while_loop(
@@ -369,6 +367,14 @@ def _local_run(forward, vector, batches, opt, own, global_step, steps, workers, 
         pushed = [after[-1].op]
     with tf.device(worker):
         return _Run(rows, None, before, after, losses, ends)
+
+
+def _timed(pulled, ends):
+    """The same parameters, to be used once the time at which they came has been noted in ``ends``."""
+    with tf.control_dependencies([pulled]):
+        ends.append(tf.timestamp())
+    with tf.control_dependencies(ends[-1:]):  # or times would be taken late, and in any order
+        return tf.identity(pulled)
 
 
 def _advancing(runs, batches, local_steps, workers, sync_from):

@@ -9,7 +9,7 @@ import tensorflow.compat.v1 as tf
 from mnistdist import Cluster, DataSet, Datasets, Graph, read_data_sets, train, training
 from mnistdist.between_graph import adam, build_replica
 from mnistdist.flat_graph import build_flat_replica
-from mnistdist.training import STEPS_PER_RUN
+from mnistdist.training import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN
 
 MNIST = read_data_sets(one_hot=True)
 SPEC = {"ps": ["a:1"], "worker": ["b:1"]}
@@ -53,7 +53,7 @@ def two_ps():
 @pytest.mark.parametrize("sync", [False, True])
 def test_several_ps_hold_a_shard_each_and_every_update_counts_once(two_ps, sync):
     run = train(two_ps, steps=150, sync=sync, seed=1)
-    assert run.global_step == 150 if sync else 150 <= run.global_step < 150 + 2 * STEPS_PER_RUN
+    assert run.global_step == 150 if sync else 150 <= run.global_step <= 150 + STEPS_PER_RUN
     steps = run.steps
     if sync:
         assert len(steps) >= 300
@@ -125,7 +125,8 @@ def test_a_step_has_one_pull_and_one_push(cluster):
 
 def test_local_steps_count_every_batch_and_learn(cluster):
     run = train(cluster, steps=600, local_steps=10, seed=2)
-    assert 600 <= run.global_step <= 610
+    # A worker that was held up in its run, while the other went on to the end, finishes it.
+    assert 600 <= run.global_step <= 600 + LOCAL_STEPS_PER_RUN
     assert len(run.steps) == run.global_step / 10
     assert (run.steps.staleness >= 0).all()
     assert run.test.accuracy > 0.9

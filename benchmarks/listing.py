@@ -10,8 +10,8 @@ import time
 import tensorflow.compat.v1 as tf
 
 from mnistdist.between_graph import Replica
+from mnistdist.limits import run_options
 from mnistdist.model import Graph, accuracy
-from mnistdist.sessions import run_options
 
 
 def build_listing(cluster_spec, task_index, *, sync=False, seed=None, container="", device="cpu:0", alone=False):

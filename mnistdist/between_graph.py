@@ -15,10 +15,11 @@ import tensorflow.compat.v1 as tf
 
 from mnistdist.checkpoints import Checkpoints
 from mnistdist.errors import TaskLost
+from mnistdist.limits import timed_run, within
 from mnistdist.model import Graph, build_model, evaluate
 from mnistdist.placement import replica_devices
 from mnistdist.results import WorkerResult
-from mnistdist.sessions import timed_run, variables_live, within, worker_session
+from mnistdist.sessions import variables_live, worker_session
 from mnistdist.steps import StepRecord
 
 FRUITLESS_ATTEMPTS = 3  # to go on after a loss, in a row and without a single step

@@ -7,7 +7,8 @@ import os
 
 import tensorflow.compat.v1 as tf
 
-from mnistdist.sessions import gist, within
+from mnistdist.limits import within
+from mnistdist.outages import gist
 
 NAME = "model.ckpt"
 KEPT = 3

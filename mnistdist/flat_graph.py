@@ -12,7 +12,6 @@ The reader's ``build_graph`` is used as it is: it is built once beside, and copi
 replaced by slices of the vector. The chapter "Where a step goes" measures what each of these brings.
 """
 
-import functools
 import math
 import time
 
@@ -20,9 +19,10 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from mnistdist.between_graph import Replica, adam, count_update, queue_runner
-from mnistdist.model import Graph, build_model
-from mnistdist.sessions import timed_run
+from mnistdist.limits import timed_run
+from mnistdist.model import build_model
 from mnistdist.training import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN
+from mnistdist.vector import Batches, Forward, Vector, ps_device
 
 ROUNDS_PER_RUN = 8  # of the chief's op that merges gradients; like a worker's steps, each is of its own
 
@@ -44,7 +44,7 @@ def build_flat_replica(
     seed=None,
     container="",
 ):
-    """Build one worker's copy of the graph in the fast design; returns a :class:`~mnistdist.replica.Replica`.
+    """Build one worker's copy of the graph in the fast design; returns a :class:`~mnistdist.between_graph.Replica`.
 
     Arguments are those of :func:`mnistdist.between_graph.build_replica`, and four more. ``train_set`` is the
     :class:`~mnistdist.DataSet` to train on, which the worker keeps; without one, the replica can only read and evaluate
@@ -63,14 +63,14 @@ def build_flat_replica(
     most = math.ceil(steps_per_run / local_steps)
     short = steps is not None and steps <= _margin(most * local_steps, workers)
     counts = [1] if short or most == 1 else [1, most]
-    forward = _Forward(build_graph, seed)
+    forward = Forward(build_graph, seed)
     worker = f"/job:worker/task:{task_index}/{device}"
     graph = tf.Graph()
     with graph.as_default(), graph.container(container), tf.variable_scope(tf.get_variable_scope(), use_resource=True):
         tf.set_random_seed(seed)
-        with tf.device(_ps(0)):
+        with tf.device(ps_device(0)):
             global_step = tf.train.get_or_create_global_step()
-        vector = _Vector(forward, ps)
+        vector = Vector(forward, ps)
         with tf.device(worker):
             theta = vector.pull()
             model = forward.model(theta)
@@ -80,7 +80,7 @@ def build_flat_replica(
             opt = rounds = advance = None
         else:
             with tf.device(worker):
-                batches = _Batches(train_set)
+                batches = Batches(train_set)
             opt = optimizer(learning_rate)
             rounds = _Rounds(vector, opt, global_step, replicas_to_aggregate or workers, workers) if sync else None
             if rounds and task_index == 0:
@@ -116,133 +116,6 @@ def build_flat_replica(
         )
 
 
-def _ps(index):
-    return f"/job:ps/task:{index}/cpu:0"
-
-
-class _Forward:
-    """The reader's model, built once in a graph of its own, to be copied with its variables replaced."""
-
-    def __init__(self, build_graph, seed):
-        scratch = tf.Graph()
-        with scratch.as_default(), tf.variable_scope(tf.get_variable_scope(), use_resource=True):
-            tf.set_random_seed(seed)
-            self._built = build_graph()
-            variables = tf.trainable_variables()
-            self._initial = [v.initial_value.name for v in variables]
-            fitting = {v.op.name for v in variables if v.dtype.base_dtype == tf.float32}
-            odd = [v.op.name for v in tf.global_variables() if v.op.name not in fitting]
-        if odd or not variables:
-            raise ValueError(
-                f"the fast design needs trainable float32 variables only; {', '.join(odd) or 'the model'} has others: "
-                "use design='listing'"
-            )
-        self.shapes = {v.op.name: v.shape.as_list() for v in variables}
-        self.sizes = [int(np.prod(shape)) for shape in self.shapes.values()]
-        self._graph_def = scratch.as_graph_def()
-        for node in self._graph_def.node:
-            node.attr.pop("_class", None)  # beside its variable, which the copy has not
-        self._reads = {
-            op.outputs[0].name: op.inputs[0].op.name for op in scratch.get_operations() if op.type == "ReadVariableOp"
-        }
-
-    def initial_vector(self):
-        """The variables' initial values, one after the other."""
-        values = self._import(tuple(self._initial), {})
-        return tf.concat([tf.reshape(value, [-1]) for value in values], 0)
-
-    def split(self, theta):
-        """The parts of the vector, in the shapes of the variables: a dict by name."""
-        parts = tf.split(theta, self.sizes)
-        return {name: tf.reshape(part, shape) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)}
-
-    def model(self, theta):
-        """A copy of the model on these parameters, with placeholders of its own."""
-        built = self._built
-        x, y_ = (tf.placeholder(t.dtype, t.shape, name=t.op.name) for t in (built.x, built.y_))
-        return Graph(x, y_, *self._copy(theta, x, y_, [built.y, built.loss, built.accuracy]))
-
-    def loss(self, theta, x, y_):
-        """The loss of a batch on these parameters."""
-        return self._copy(theta, x, y_, [self._built.loss])[0]
-
-    def _copy(self, theta, x, y_, outputs):
-        parts, built = self.split(theta), self._built
-        inputs = {built.x.name: x, built.y_.name: y_}
-        inputs |= {read: parts[name] for read, name in self._reads.items() if name in parts}
-        return self._import(tuple(tensor.name for tensor in outputs), inputs)
-
-    def _import(self, outputs, inputs):
-        nodes = self._nodes(outputs)
-        inputs = {name: tensor for name, tensor in inputs.items() if name.partition(":")[0] in nodes[1]}
-        return tf.import_graph_def(nodes[0], inputs, outputs, name="copy")
-
-    @functools.cache  # noqa: B019 (a graph's building is short)
-    def _nodes(self, outputs):
-        """What these tensors need, and the names of it."""
-        needed = tf.graph_util.extract_sub_graph(self._graph_def, [name.partition(":")[0] for name in outputs])
-        return needed, {node.name for node in needed.node}
-
-
-class _Vector:
-    """All parameters as one vector, in one shard a ps."""
-
-    def __init__(self, forward, ps):
-        self.size = sum(forward.sizes)
-        self.cuts = [self.size // ps + (index < self.size % ps) for index in range(ps)]
-        self.shards = []
-        for index in range(ps):
-            with tf.device(_ps(index)):
-                initial = _split(forward.initial_vector(), self.cuts)[index]
-                self.shards.append(tf.get_variable(f"parameters_{index}", initializer=initial, use_resource=True))
-
-    def pull(self):
-        """The vector as it is now, where the caller says."""
-        values = []
-        for index, shard in enumerate(self.shards):
-            with tf.device(_ps(index)):
-                values.append(shard.read_value())
-        return tf.identity(values[0]) if len(values) == 1 else tf.concat(values, 0)
-
-    def push(self, vector):
-        """The parts of a vector of the same size, for each ps its own."""
-        return _split(vector, self.cuts)
-
-
-def _split(vector, cuts):
-    return [vector] if len(cuts) == 1 else tf.split(vector, cuts)
-
-
-class _Batches:
-    """The training set, kept on the worker; batches are made of row numbers."""
-
-    def __init__(self, train_set):
-        self.train_set = train_set
-        images, labels = train_set.stored
-        self._values, self._variables, self._fill = [images, labels], [], []
-        for name, value in (("images", images), ("labels", labels)):
-            given = tf.placeholder(value.dtype, value.shape)
-            variable = tf.get_variable(
-                name, value.shape, value.dtype, tf.zeros_initializer(), trainable=False, collections=["data"]
-            )
-            self._variables.append(variable)
-            self._fill.append((variable.assign(given, read_value=False), given))
-
-        self.drop = tf.group(*[tf.raw_ops.DestroyResourceOp(resource=each.handle) for each in self._variables])
-
-    def fill(self, session, timeout):
-        """Bring the data to the worker."""
-        for (assign, given), value in zip(self._fill, self._values, strict=True):
-            timed_run(session, assign, timeout, {given: value})
-
-    def batch(self, rows):
-        """Images and one-hot labels of these rows, as ``DataSet.next_batch`` has them."""
-        images, labels = (tf.gather(variable, rows) for variable in self._variables)
-        if images.dtype == tf.uint8:
-            images = tf.cast(images, tf.float32) * np.float32(1 / 255)
-        return images, labels
-
-
 class _Rounds:
     """Synchronous rounds: an accumulator a shard, a queue of tokens, and the chief's op that merges and applies.
 
@@ -252,22 +125,22 @@ class _Rounds:
     def __init__(self, vector, opt, global_step, aggregate, workers):
         self._accumulators = []
         for index, shard in enumerate(vector.shards):
-            with tf.device(_ps(index)):
+            with tf.device(ps_device(index)):
                 name = f"gradients_{index}"
                 self._accumulators.append(tf.ConditionalAccumulator(tf.float32, shard.shape, name, name))
-        with tf.device(_ps(0)):
+        with tf.device(ps_device(0)):
             self._tokens = tf.FIFOQueue(-1, [tf.int64], [()], name="tokens", shared_name="tokens")
         many, done = max(aggregate, workers), []
         for _ in range(ROUNDS_PER_RUN):
             merged = []
             with tf.control_dependencies(done):
                 for index, (accumulator, shard) in enumerate(zip(self._accumulators, vector.shards, strict=True)):
-                    with tf.device(_ps(index)):
+                    with tf.device(ps_device(index)):
                         merged.append((accumulator.take_grad(aggregate), shard))
-                with tf.device(_ps(0)):
+                with tf.device(ps_device(0)):
                     round_ = count_update(global_step, opt.apply_gradients(merged))
                     done = [self._tokens.enqueue_many([tf.fill([many], round_)])]
-        with tf.device(_ps(0)):
+        with tf.device(ps_device(0)):
             self.runner = queue_runner(self._tokens, done)
             self.init_tokens = self._tokens.enqueue_many([tf.fill([many], global_step.read_value())])
             self.close_tokens = self._tokens.close()
@@ -278,9 +151,9 @@ class _Rounds:
         """Give the gradients of a round, and draw a token: the number of rounds so far."""
         given = []
         for index, (accumulator, gradient) in enumerate(zip(self._accumulators, gradients, strict=True)):
-            with tf.device(_ps(index)):
+            with tf.device(ps_device(index)):
                 given.append(accumulator.apply_grad(gradient, round_))
-        with tf.control_dependencies(given), tf.device(_ps(0)):
+        with tf.control_dependencies(given), tf.device(ps_device(0)):
             return self._tokens.dequeue()
 
 
@@ -288,7 +161,7 @@ class _Run:
     """What one run of the session takes and gives: ``rows`` and ``round_`` are fed, ``fetches`` fetched."""
 
     def __init__(self, rows, round_, before, after, losses, ends):
-        with tf.device(_ps(0)):
+        with tf.device(ps_device(0)):
             before, after = tf.stack(before), tf.stack(after)
         self.rows, self.round_ = rows, round_
         self.fetches = [before, after, tf.stack(losses), tf.stack(ends) if ends else tf.zeros([0], tf.float64)]
@@ -298,12 +171,12 @@ def _run(forward, vector, batches, opt, global_step, worker, rounds, count):
     """``count`` steps, one after the other."""
     with tf.device(worker):
         rows = tf.placeholder(tf.int32, [count, None])
-    with tf.device(_ps(0)):
+    with tf.device(ps_device(0)):
         round_ = first_round = tf.placeholder(tf.int64, [])
     before, after, losses, ends, done = [], [], [], [], []
     for step in range(count):
         with tf.control_dependencies(done):
-            with tf.device(_ps(0)):
+            with tf.device(ps_device(0)):
                 before.append(tf.identity(global_step.read_value()))
             with tf.control_dependencies(before[-1:]), tf.device(worker):
                 theta = vector.pull()
@@ -317,7 +190,7 @@ def _run(forward, vector, batches, opt, global_step, worker, rounds, count):
             after.append(round_)
         else:
             # Adam reads its powers of beta for each update: after the one before has changed them.
-            with tf.control_dependencies(done), tf.device(_ps(0)):
+            with tf.control_dependencies(done), tf.device(ps_device(0)):
                 update = opt.apply_gradients(list(zip(gradients, vector.shards, strict=True)))
             after.append(count_update(global_step, update))
         done = [after[-1].op]
@@ -343,7 +216,7 @@ def _local_run(forward, vector, batches, opt, own, global_step, steps, workers, 
 
     before, after, losses, ends, pushed = [], [], [], [], []
     for push in range(count):
-        with tf.control_dependencies(pushed), tf.device(_ps(0)):
+        with tf.control_dependencies(pushed), tf.device(ps_device(0)):
             before.append(tf.identity(global_step.read_value()))
         with tf.control_dependencies(before[-1:]), tf.device(worker):
             pulled = vector.pull()
@@ -360,9 +233,9 @@ def _local_run(forward, vector, batches, opt, own, global_step, steps, workers, 
                 changes = vector.push((own.read_value() - pulled) / workers)
         added = []
         for index, (shard, change) in enumerate(zip(vector.shards, changes, strict=True)):
-            with tf.device(_ps(index)):
+            with tf.device(ps_device(index)):
                 added.append(shard.assign_add(change, use_locking=True, read_value=False))
-        with tf.device(_ps(0)):
+        with tf.device(ps_device(0)):
             after.append(count_update(global_step, tf.group(*added), steps))
         pushed = [after[-1].op]
     with tf.device(worker):

@@ -70,9 +70,9 @@ class _Line:
     def __init__(self, target, cluster_spec, ps_index, task_index):
         import tensorflow.compat.v1 as tf
 
-        from mnistdist import sessions
+        from mnistdist import limits
 
-        self._tf, self._sessions, self._over = tf, sessions, threading.Event()
+        self._tf, self._limits, self._over = tf, limits, threading.Event()
         self._target, self._address, self._ps = target, cluster_spec["ps"][ps_index], f"ps:{ps_index}"
         filters = [f"/job:ps/task:{ps_index}", f"/job:worker/task:{task_index}"]
         self._config = tf.ConfigProto(device_filters=filters)
@@ -88,9 +88,11 @@ class _Line:
         other = f"does a TensorFlow server of this very cluster answer as {self._ps} at {self._address}?"
         try:
             late = f"no session within {timeout:g} s: {other}"
-            self._session = self._sessions.within(timeout, self._connect, late)
+            self._session = self._limits.within(timeout, self._connect, late)
         except self._tf.errors.OpError as error:
-            raise ConnectionError(f"no session: {other} ({self._sessions.gist(error)})") from error
+            from mnistdist.outages import gist
+
+            raise ConnectionError(f"no session: {other} ({gist(error)})") from error
 
     def stop(self):
         """Give no more signs."""
@@ -107,7 +109,7 @@ class _Line:
         if well:
             self._thread.join()
         if self._session is not None:
-            (self._sessions.close_session if well else self._sessions.abandon)(self._session)
+            (self._limits.close_session if well else self._limits.abandon)(self._session)
 
     def _connect(self):
         session = self._tf.Session(self._target, graph=self._graph, config=self._config)
@@ -123,14 +125,14 @@ class _Line:
         try:
             if self._session is None:
                 wait_for_address(self._address, PERIOD, what=self._ps)
-                self._session = self._sessions.within(RECONNECT_SECONDS, self._connect, "")
-            self._sessions.timed_run(self._session, op, RECONNECT_SECONDS, known=op is self._sign)
+                self._session = self._limits.within(RECONNECT_SECONDS, self._connect, "")
+            self._limits.timed_run(self._session, op, RECONNECT_SECONDS, known=op is self._sign)
             return True
         except self._tf.errors.DeadlineExceededError:
             return False  # a ps that is slow, or stopped for a while
         except (self._tf.errors.OpError, TimeoutError, ConnectionError):
             if self._session is not None:
-                self._sessions.abandon(self._session)
+                self._limits.abandon(self._session)
             self._session = None  # the training hears of it in its own session
             return False
 

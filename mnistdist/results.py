@@ -1,5 +1,12 @@
 """What a training brings home. Free of TensorFlow, so that a notebook can receive it without importing that."""
 
+import contextlib
+import os
+import zipfile
+import zlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -43,6 +50,137 @@ class SharedModel(NamedTuple):
     validation: Evaluation | None
     test: Evaluation | None
     probabilities: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training has brought.
+
+    Attributes:
+        sync: Whether it was synchronous.
+        results: A :class:`~mnistdist.results.WorkerResult` a worker, in the order of their index.
+        model: The :class:`~mnistdist.results.SharedModel` that was on the ps tasks when all had ended.
+        local_steps: Batches that each push stands for.
+
+    Example::
+
+        run = train(cluster, steps=200)
+        print(run.global_step, run.test.accuracy, run.steps.staleness.mean())
+        run.save("model.npz")
+    """
+
+    sync: bool
+    results: list = field(repr=False)
+    model: object = field(repr=False)
+    local_steps: int = field(default=1, repr=False)
+
+    @cached_property
+    def steps(self):
+        """Every step of every worker, as :func:`mnistdist.steps.to_frame` has it."""
+        from mnistdist.steps import to_frame
+
+        records = [record for result in self.results for record in result.steps]
+        return to_frame(records, sync=self.sync, local_steps=self.local_steps)
+
+    @property
+    def global_step(self):
+        """Updates (asynchronous) or rounds (synchronous) that the variables have seen."""
+        return self.model.global_step
+
+    @property
+    def validation(self):
+        """Loss and accuracy on the validation set, once all workers had ended (an ``Evaluation``)."""
+        return self.model.validation
+
+    @property
+    def test(self):
+        """Loss and accuracy on the test set, likewise."""
+        return self.model.test
+
+    @property
+    def predictions(self):
+        """The class that the model gives each test example, int64 of shape (examples,)."""
+        return self.model.probabilities.argmax(axis=1)
+
+    def plot_loss(self):
+        """Figure of the loss against steps and against seconds."""
+        from mnistdist.plots import loss_curves
+
+        return loss_curves({"": self.steps})
+
+    def plot_timeline(self, **options):
+        """Figure of who was in a step when; see :func:`mnistdist.plots.timeline` for the options."""
+        from mnistdist.plots import timeline
+
+        return timeline(self.steps, **options)
+
+    def plot_staleness(self):
+        """Figure of how many updates of others each update had missed."""
+        from mnistdist.plots import staleness_histogram
+
+        return staleness_histogram({f"{len(self.results)} workers": self.steps})
+
+    def save(self, path):
+        """Write the trained variables to ``path`` as a NumPy archive, whole or not at all; :func:`restore` reads it.
+
+        Returns the path. Raises ``OSError`` naming it when it can't be written, ``ValueError`` when it names no file.
+        """
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f"path: expected a file's path, got {path!r}")
+        path = Path(path)
+        if not path.name or "\0" in str(path):
+            raise ValueError(f"path: expected the name of a file, got {str(path)!r}")
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            with open(partial, "wb") as file:
+                np.savez(file, **self.model.variables)
+            os.replace(partial, path)
+        except OSError as error:
+            raise OSError(error.errno, f"can't save the model: {error.strerror}", str(path)) from None
+        finally:
+            with contextlib.suppress(OSError):  # a disk that is read-only says so again
+                partial.unlink()
+        return path
+
+
+def restore(session, path):
+    """Give the variables of a session's graph the values that :meth:`Run.save` wrote, by name.
+
+    Args: a ``tf.Session``, in one process or on a cluster, whose graph has the same trainable variables; the path.
+    Raises ``ValueError`` when names or shapes differ, naming them, or when the file is none of these; ``OSError`` when
+    it can't be read.
+
+    Example::
+
+        import tensorflow.compat.v1 as tf
+        from mnistdist.model import build_model, evaluate
+
+        train(cluster, steps=100).save("model.npz")
+        with tf.Graph().as_default(), tf.Session() as session:
+            model = build_model()
+            restore(session, "model.npz")
+            print(evaluate(session, model, read_data_sets(one_hot=True).test))
+    """
+    if not hasattr(session, "graph"):
+        raise TypeError(f"session: expected a tf.Session, got {session!r}")
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path: expected a file's path, got {path!r}")
+    with open(path, "rb") as file:
+        try:
+            with np.load(file) as archive:
+                saved = {name: archive[name] for name in archive.files}
+        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: expected a model that Run.save() wrote; it can't be read: {error}") from None
+    import tensorflow.compat.v1 as tf
+
+    with session.graph.as_default():
+        variables = {variable.op.name: variable for variable in tf.trainable_variables()}
+        if set(variables) != set(saved):
+            raise ValueError(f"{path} has variables {sorted(saved)}; the graph has {sorted(variables)}")
+        for name, variable in variables.items():
+            if tuple(variable.shape) != saved[name].shape:
+                raise ValueError(f"{path} has {name} of shape {saved[name].shape}; the graph's is {variable.shape}")
+            session.run(variable.initializer, {variable.initializer.inputs[1]: saved[name]})
 
 
 class Placement(NamedTuple):

@@ -8,18 +8,14 @@ import contextlib
 import functools
 import threading
 import time
-from concurrent.futures import Future
 
 import tensorflow.compat.v1 as tf
 
-from mnistdist.errors import TaskLost
+from mnistdist.limits import CLOSE_SECONDS, abandon, close_session, run_options, timed_run, within
 from mnistdist.network import wait_for_address
+from mnistdist.outages import ANSWERS_NOW, OF_A_LOST_TASK, explain, gist, silence
 
-_abandoned = []
-_OF_A_LOST_TASK = (tf.errors.UnavailableError, tf.errors.AbortedError)
 _OF_THE_MODEL = (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError, tf.errors.UnimplementedError)
-CLOSE_SECONDS = 5
-ANSWER_SECONDS = 2
 POLL_SECONDS = 0.2
 
 
@@ -71,8 +67,8 @@ def worker_session(
             timed_run(session, replica.close_tokens, wait_timeout)
     except tf.errors.OpError as error:
         error = _error_of_merging(supervisor) or error
-        silent = functools.partial(_silence, target, cluster_spec, task_index)
-        explanation = _explanation(error, cluster_spec, silent, sync=replica.queue_runner is not None)
+        silent = functools.partial(silence, target, cluster_spec, task_index)
+        explanation = explain(error, cluster_spec, silent, sync=replica.queue_runner is not None)
         if explanation is None:
             _close(supervisor, session)
             raise error
@@ -83,7 +79,7 @@ def worker_session(
         raise
     _close(supervisor, session)
     # What the thread that merges gradients has met since: only that the ps has ended meanwhile is none of ours.
-    with contextlib.suppress(*_OF_A_LOST_TASK, tf.errors.CancelledError):
+    with contextlib.suppress(*OF_A_LOST_TASK, tf.errors.CancelledError):
         supervisor.coord.join(stop_grace_period_secs=CLOSE_SECONDS, ignore_live_threads=True)
 
 
@@ -117,51 +113,6 @@ def wait_for_ps(cluster_spec, timeout, on_wait=None, *, limit=None):
 
         left = max(deadline - time.monotonic(), 0.1)
         wait_for_address(address, left, what=what, on_wait=tell, limit=limit or timeout)
-
-
-def within(seconds, function, complaint):
-    """What ``function()`` returns or raises; ``TimeoutError(complaint)`` after ``seconds``, while it goes on."""
-    outcome = Future()
-
-    def run():
-        try:
-            outcome.set_result(function())
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        raise TimeoutError(complaint)
-    return outcome.result()
-
-
-def gist(error):
-    """The line of a TensorFlow error's message that says something."""
-    lines = [line for line in error.message.splitlines() if line.strip("= ") and line != "Graph execution error:"]
-    whose = [line for line in lines[:1] if line.startswith("From ") and line.endswith(":")]
-    return " ".join([*whose, *lines[len(whose) :][:1]]) or type(error).__name__
-
-
-def run_options(timeout):
-    """Options of a run that may take ``timeout`` seconds; None, which is any time, for None."""
-    return tf.RunOptions(timeout_in_ms=max(1, int(1000 * timeout))) if timeout else None
-
-
-def timed_run(session, fetches, timeout, feed=None, *, known=False):
-    """``session.run`` that may take ``timeout`` seconds (None: any); ``tf.errors.DeadlineExceededError`` after that.
-
-    TensorFlow's own limit does not count while the tasks are given their parts of a graph that the session has not run
-    before, and a task that is stopped never takes its part. A graph that is ``known`` needs no more than that limit.
-    """
-    run = functools.partial(session.run, fetches, feed, run_options(timeout))
-    if known or not timeout:
-        return run()
-    try:
-        return within(timeout + 1, run, f"no answer within {timeout:g} s")
-    except TimeoutError as error:
-        raise tf.errors.DeadlineExceededError(None, None, str(error)) from None
 
 
 def variables_live(replica, target, cluster_spec, task_index):
@@ -200,8 +151,8 @@ def _open(supervisor, replica, target, cluster_spec, task_index, checkpoints, wa
     try:
         session = within(wait_timeout + 1, prepare, "")
     except TimeoutError:
-        silence = _silence(target, cluster_spec, task_index) or _ANSWERS_NOW
-        raise TimeoutError(f"no session within {wait_timeout:g} s. {silence}") from None
+        why = silence(target, cluster_spec, task_index) or ANSWERS_NOW
+        raise TimeoutError(f"no session within {wait_timeout:g} s. {why}") from None
     except tf.errors.DeadlineExceededError:
         raise TimeoutError(
             f"worker:0, the chief, did not initialise the variables within {wait_timeout:g} s: is it running?"
@@ -221,21 +172,6 @@ def _open(supervisor, replica, target, cluster_spec, task_index, checkpoints, wa
         supervisor.start_queue_runners(session, [replica.queue_runner])
         timed_run(session, replica.init_tokens, wait_timeout)
     return session
-
-
-def abandon(session):
-    """Leave a session open whose other side has gone: Python would close it by itself, and wait for ever."""
-    _abandoned.append(session)
-
-
-def close_session(session):
-    """Close a session; one that can't be closed within some seconds is abandoned."""
-    try:
-        within(CLOSE_SECONDS, session.close, "")
-    except TimeoutError:
-        abandon(session)
-    except tf.errors.OpError:
-        pass  # what it was connected to has gone, which is what closing is for
 
 
 def _close(supervisor, session):
@@ -260,51 +196,3 @@ def _close_after_error(supervisor, replica, session):
     if _error_of_merging(supervisor):
         with contextlib.suppress(tf.errors.OpError, RuntimeError):  # the session has been closed meanwhile
             timed_run(session, replica.close_tokens, CLOSE_SECONDS)
-
-
-_ANSWERS_NOW = "Every ps answers now: was one stopped, or overloaded, for a while?"
-
-
-def _silence(target, cluster_spec, task_index):
-    """Which ps tasks accept connections and answer nothing, in words; None if all answer."""
-
-    def ask(index):
-        filters = [f"/job:ps/task:{index}", f"/job:worker/task:{task_index}"]
-        with tf.Graph().as_default(), tf.device(filters[0]):
-            number = tf.random.uniform([])
-            with tf.Session(target, config=tf.ConfigProto(device_filters=filters)) as session:
-                session.run(number)
-
-    silent = []
-    for index, address in enumerate(cluster_spec["ps"]):
-        try:
-            within(ANSWER_SECONDS, functools.partial(ask, index), "")
-        except TimeoutError:
-            silent.append(f"ps:{index} at {address}")
-        except tf.errors.OpError:
-            pass  # an answer
-    if not silent:
-        return None
-    return f"{' and '.join(silent)} accepts connections, but does not answer: is it stopped, or overloaded?"
-
-
-def _explanation(error, cluster_spec, silence, sync):
-    """The error that says what TensorFlow's error means for the cluster; None if it is about something else."""
-    gone = []
-    time.sleep(0.5)  # a process that is ending accepts connections to its last moment
-    for index, address in enumerate(cluster_spec["ps"]):
-        try:
-            wait_for_address(address, 1, what=f"ps:{index}")
-        except TimeoutError:
-            gone.append(f"ps:{index} at {address}")
-    if gone:
-        return TaskLost(f"{' and '.join(gone)} has gone, and its variables with it")
-    if isinstance(error, tf.errors.DeadlineExceededError):
-        round_ = (
-            "A synchronous round waits for as many gradients as it aggregates: has another worker ended in the midst "
-            "of one, or does it hang? Start it again, or aggregate fewer gradients than there are workers"
-        )
-        return TimeoutError(f"a step was not done in time. {silence() or (round_ if sync else _ANSWERS_NOW)}")
-    if isinstance(error, _OF_A_LOST_TASK):
-        return TaskLost(f"a task of the cluster was lost or restarted: {gist(error)}")
-    return None

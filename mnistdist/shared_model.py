@@ -4,9 +4,10 @@ import tensorflow.compat.v1 as tf
 
 from mnistdist.between_graph import build_replica
 from mnistdist.flat_graph import build_flat_replica
+from mnistdist.limits import CLOSE_SECONDS, run_options, within
 from mnistdist.model import evaluate
 from mnistdist.results import SharedModel
-from mnistdist.sessions import CLOSE_SECONDS, run_options, session_config, within
+from mnistdist.sessions import session_config
 
 TIMEOUT = 60  # seconds for each answer of a ps
 

@@ -23,17 +23,17 @@ class StoppedTasks:
     """
 
     def __init__(self, limit):
-        self._limit, self._seconds, self._polled = limit, {}, time.monotonic()
+        self.limit, self._seconds, self._polled = limit, {}, time.monotonic()
 
     def find(self, pids):
         """Names, of those in ``{name: pid}``, whose process has been stopped for longer. Call it again and again."""
-        if self._limit is None:
+        if self.limit is None:
             return []
         before, self._polled = self._polled, time.monotonic()
         seen = min(self._polled - before, 1)
         halted = [pid for pid in pids.values() if is_stopped(pid)]
         self._seconds = {pid: self._seconds.get(pid, 0) + seen for pid in halted}
-        return [name for name, pid in pids.items() if self._seconds.get(pid, 0) > self._limit]
+        return [name for name, pid in pids.items() if self._seconds.get(pid, 0) > self.limit]
 
 
 def is_stopped(pid):

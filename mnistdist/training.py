@@ -3,19 +3,13 @@
 import contextlib
 import itertools
 import os
-import sys
-import time
-import zipfile
-import zlib
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from mnistdist.datasets import DataSet, Datasets, read_data_sets
-from mnistdist.errors import TaskFailed, describe_exit
-from mnistdist.stopped import StoppedTasks, is_stopped
+from mnistdist.on_workers import on_workers
+from mnistdist.results import Run
 
 _runs = itertools.count(1)
 STEPS_PER_RUN = 16
@@ -128,10 +122,9 @@ def train(
     run_options |= {"logdir": logdir, "save_steps": int(save_steps)}
     arguments = data, seed, run_options, replica_options
     try:
-        results = _on_workers(
-            cluster, _train, range(workers), arguments, step_timeout, int(steps), restarts, restores=logdir is not None
-        )
-        (shared,) = _on_workers(cluster, _finish, [0], (data, seed, replica_options), step_timeout)
+        watch = {"steps": int(steps), "restarts": restarts, "restores": logdir is not None}
+        results = on_workers(cluster, _train, range(workers), arguments, step_timeout, **watch)
+        (shared,) = on_workers(cluster, _finish, [0], (data, seed, replica_options), step_timeout)
     except BaseException:
         if cluster.alive and cluster.status in ("running", "failed"):
             cluster.restart()  # the other workers may be in the middle of a step, which nothing interrupts
@@ -163,228 +156,6 @@ def _check_options(sync, learning_rate, optimizer, build_graph, data, seed, on_s
                 raise ValueError(f"data.{name}: expected a DataSet with one-hot labels (one_hot=True), got {got}")
     elif data is not None and not isinstance(data, (str, os.PathLike)):
         raise TypeError(f"data: expected None, a folder's path or Datasets, got {data!r}")
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a training has brought.
-
-    Attributes:
-        sync: Whether it was synchronous.
-        results: A :class:`~mnistdist.results.WorkerResult` a worker, in the order of their index.
-        model: The :class:`~mnistdist.results.SharedModel` that was on the ps tasks when all had ended.
-        local_steps: Batches that each push stands for.
-
-    Example::
-
-        run = train(cluster, steps=200)
-        print(run.global_step, run.test.accuracy, run.steps.staleness.mean())
-        run.save("model.npz")
-    """
-
-    sync: bool
-    results: list = field(repr=False)
-    model: object = field(repr=False)
-    local_steps: int = field(default=1, repr=False)
-
-    @cached_property
-    def steps(self):
-        """Every step of every worker, as :func:`mnistdist.steps.to_frame` has it."""
-        from mnistdist.steps import to_frame
-
-        records = [record for result in self.results for record in result.steps]
-        return to_frame(records, sync=self.sync, local_steps=self.local_steps)
-
-    @property
-    def global_step(self):
-        """Updates (asynchronous) or rounds (synchronous) that the variables have seen."""
-        return self.model.global_step
-
-    @property
-    def validation(self):
-        """Loss and accuracy on the validation set, once all workers had ended (an ``Evaluation``)."""
-        return self.model.validation
-
-    @property
-    def test(self):
-        """Loss and accuracy on the test set, likewise."""
-        return self.model.test
-
-    @property
-    def predictions(self):
-        """The class that the model gives each test example, int64 of shape (examples,)."""
-        return self.model.probabilities.argmax(axis=1)
-
-    def plot_loss(self):
-        """Figure of the loss against steps and against seconds."""
-        from mnistdist.plots import loss_curves
-
-        return loss_curves({"": self.steps})
-
-    def plot_timeline(self, **options):
-        """Figure of who was in a step when; see :func:`mnistdist.plots.timeline` for the options."""
-        from mnistdist.plots import timeline
-
-        return timeline(self.steps, **options)
-
-    def plot_staleness(self):
-        """Figure of how many updates of others each update had missed."""
-        from mnistdist.plots import staleness_histogram
-
-        return staleness_histogram({f"{len(self.results)} workers": self.steps})
-
-    def save(self, path):
-        """Write the trained variables to ``path`` as a NumPy archive, whole or not at all; :func:`restore` reads it.
-
-        Returns the path. Raises ``OSError`` naming it when it can't be written, ``ValueError`` when it names no file.
-        """
-        if not isinstance(path, (str, os.PathLike)):
-            raise TypeError(f"path: expected a file's path, got {path!r}")
-        path = Path(path)
-        if not path.name or "\0" in str(path):
-            raise ValueError(f"path: expected the name of a file, got {str(path)!r}")
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            with open(partial, "wb") as file:
-                np.savez(file, **self.model.variables)
-            os.replace(partial, path)
-        except OSError as error:
-            raise OSError(error.errno, f"can't save the model: {error.strerror}", str(path)) from None
-        finally:
-            with contextlib.suppress(OSError):  # a disk that is read-only says so again
-                partial.unlink()
-        return path
-
-
-def restore(session, path):
-    """Give the variables of a session's graph the values that :meth:`Run.save` wrote, by name.
-
-    Args: a ``tf.Session``, in one process or on a cluster, whose graph has the same trainable variables; the path.
-    Raises ``ValueError`` when names or shapes differ, naming them, or when the file is none of these; ``OSError`` when
-    it can't be read.
-
-    Example::
-
-        import tensorflow.compat.v1 as tf
-        from mnistdist.model import build_model, evaluate
-
-        train(cluster, steps=100).save("model.npz")
-        with tf.Graph().as_default(), tf.Session() as session:
-            model = build_model()
-            restore(session, "model.npz")
-            print(evaluate(session, model, read_data_sets(one_hot=True).test))
-    """
-    if not hasattr(session, "graph"):
-        raise TypeError(f"session: expected a tf.Session, got {session!r}")
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"path: expected a file's path, got {path!r}")
-    with open(path, "rb") as file:
-        try:
-            with np.load(file) as archive:
-                saved = {name: archive[name] for name in archive.files}
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}: expected a model that Run.save() wrote; it can't be read: {error}") from None
-    import tensorflow.compat.v1 as tf
-
-    with session.graph.as_default():
-        variables = {variable.op.name: variable for variable in tf.trainable_variables()}
-        if set(variables) != set(saved):
-            raise ValueError(f"{path} has variables {sorted(saved)}; the graph has {sorted(variables)}")
-        for name, variable in variables.items():
-            if tuple(variable.shape) != saved[name].shape:
-                raise ValueError(f"{path} has {name} of shape {saved[name].shape}; the graph's is {variable.shape}")
-            session.run(variable.initializer, {variable.initializer.inputs[1]: saved[name]})
-
-
-# ------------------------------------------------------------------------------------- in the notebook's process
-
-
-def _on_workers(cluster, function, indices, arguments, step_timeout, steps=None, restarts=0, restores=False):
-    """Run ``function`` in some workers at once; returns their answers, or raises the first failure's cause.
-
-    So many ``restarts`` of tasks that have ended are no failure; in a worker, the function then begins again. Worker 0
-    also begins again if it had ended and ``restores`` what a ps has lost: nobody else does.
-    """
-    import cloudpickle  # carries functions and classes that were typed in a notebook
-    from tqdm import tqdm
-
-    sent = cloudpickle.dumps(arguments)
-    patience = step_timeout and 2 * step_timeout  # who waits for the stopped task tells first, and tells more
-    stopped = StoppedTasks(patience)
-    views = {index: cluster["worker", index] for index in indices}
-    answers = {index: view.apply_async(function, sent) for index, view in views.items()}
-    again = []  # of a chief that had finished
-    with tqdm(total=steps, desc="global step", leave=False, disable=steps is None or not _someone_watches()) as bar:
-        while True:
-            ended = [task for task in cluster.tasks if cluster.exit_of(task) is not None]
-            halted = stopped.find({task: task.pid for task in cluster.tasks})
-            if not cluster.alive:
-                raise TaskFailed("cluster", "its keeper, controller or nursery has ended", hint=_GONE)
-            running = [*answers.items(), *((0, answer) for answer in again)]
-            failed = [(index, answer) for index, answer in running if answer.ready() and not answer.successful()]
-            lost = [*ended, *halted]
-            if lost and restarts:
-                restarts -= 1
-                cluster.restart(lost[0])
-                index = lost[0].index
-                if lost[0].job == "worker":
-                    if not (answers[index].ready() and answers[index].successful()):
-                        answers[index] = cluster["worker", index].apply_async(function, sent)
-                elif restores and answers[0].ready() and not all(answer.ready() for answer in answers.values()):
-                    again.append(cluster["worker", 0].apply_async(function, sent))
-                continue
-            if lost:
-                task = lost[0]
-                if ended:
-                    reason = f"it ended with {describe_exit(cluster.exit_of(task))} during the training"
-                else:
-                    reason = f"it has been stopped for {patience:g} s, as SIGSTOP does it"
-                raise TaskFailed(task.name, reason, log=cluster.logs(task, 5).splitlines(), hint=_RESTARTED)
-            if failed:
-                time.sleep(0.5)  # when a task has ended, that is the cause: its news may be on the way
-                if any(cluster.exit_of(task) is not None for task in cluster.tasks):
-                    continue
-                first = _failure(cluster, *failed[0])
-                if "TaskLost" in first.reason and failed[0][0] and 0 in answers:
-                    answers[0].wait(10)  # what the chief has to say is the cause, and may take it some seconds
-                    if answers[0].ready() and not answers[0].successful():
-                        first = _failure(cluster, 0, answers[0])
-                raise first
-            pending = [answer for _, answer in running if not answer.ready()]
-            if not pending:
-                return [answer.get() for answer in answers.values()]
-            pending[0].wait(0.1)
-            if steps is not None:
-                reached = max((answer.data or {}).get("global_step", 0) for answer in answers.values())
-                if reached > bar.n:
-                    bar.update(reached - bar.n)
-
-
-_RESTARTED = "the cluster has been restarted with fresh tasks: train again"
-_GONE = "stop() the cluster and start() it again; a process that the system ended was often out of memory"
-
-
-def _failure(cluster, index, answer):
-    from ipyparallel.error import RemoteError
-
-    try:
-        answer.get()
-    except RemoteError as error:
-        log = cluster.logs(("worker", index), 5).splitlines()
-        stopped = " and ".join(task.name for task in cluster.tasks if is_stopped(task.pid))
-        reason = f"{error.ename}: {error.evalue}" + (f" ({stopped} is stopped, as SIGSTOP does it)" if stopped else "")
-        return TaskFailed(f"worker:{index}", reason, log=log, hint=_RESTARTED)
-
-
-def _someone_watches():
-    if os.environ.get("MNISTDIST_PROGRESS") == "0":
-        return False
-    from IPython import get_ipython
-
-    return sys.stderr.isatty() or hasattr(get_ipython(), "kernel")  # a terminal, or a notebook
-
-
-# ------------------------------------------------------------------------------------- in the tasks
 
 
 def _load(data, seed, index):

@@ -9,7 +9,9 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from mnistdist import Cluster
-from mnistdist.sessions import gist, wait_for_ps, within
+from mnistdist.limits import within
+from mnistdist.outages import gist
+from mnistdist.sessions import wait_for_ps
 
 
 def test_within_gives_back_what_comes_in_time():

@@ -215,7 +215,7 @@ def test_a_plain_script_trains_away_from_the_checkout(tmp_path, run_python):
 
 
 def test_progress_is_shown_to_a_person_only(monkeypatch):
-    from mnistdist.training import _someone_watches
+    from mnistdist.on_workers import _someone_watches
 
     monkeypatch.setenv("MNISTDIST_PROGRESS", "0")
     assert not _someone_watches()

@@ -113,11 +113,11 @@ def explained(name, sync=False, up=True):
     def produce(**_):
         import tensorflow.compat.v1 as tf
 
-        from mnistdist.sessions import _explanation
+        from mnistdist.outages import explain
 
         with held_port(listening=up) as address:
             spec = {"ps": [address], "worker": ["w:1"]}
-            return str(_explanation(getattr(tf.errors, name)(None, None, "why"), spec, lambda: None, sync))
+            return str(explain(getattr(tf.errors, name)(None, None, "why"), spec, lambda: None, sync))
 
     return produce
 

@@ -1,0 +1,63 @@
+"""Runs and sessions that end: TensorFlow's own calls have no limit of time, or one that does not always hold."""
+
+import functools
+import threading
+from concurrent.futures import Future
+
+import tensorflow.compat.v1 as tf
+
+CLOSE_SECONDS = 5
+_abandoned = []
+
+
+def within(seconds, function, complaint):
+    """What ``function()`` returns or raises; ``TimeoutError(complaint)`` after ``seconds``, while it goes on."""
+    outcome = Future()
+
+    def run():
+        try:
+            outcome.set_result(function())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(complaint)
+    return outcome.result()
+
+
+def run_options(timeout):
+    """Options of a run that may take ``timeout`` seconds; None, which is any time, for None."""
+    return tf.RunOptions(timeout_in_ms=max(1, int(1000 * timeout))) if timeout else None
+
+
+def timed_run(session, fetches, timeout, feed=None, *, known=False):
+    """``session.run`` that may take ``timeout`` seconds (None: any); ``tf.errors.DeadlineExceededError`` after that.
+
+    TensorFlow's own limit does not count while the tasks are given their parts of a graph that the session has not run
+    before, and a task that is stopped never takes its part. A graph that is ``known`` needs no more than that limit.
+    """
+    run = functools.partial(session.run, fetches, feed, run_options(timeout))
+    if known or not timeout:
+        return run()
+    try:
+        return within(timeout + 1, run, f"no answer within {timeout:g} s")
+    except TimeoutError as error:
+        raise tf.errors.DeadlineExceededError(None, None, str(error)) from None
+
+
+def abandon(session):
+    """Leave a session open whose other side has gone: Python would close it by itself, and wait for ever."""
+    _abandoned.append(session)
+
+
+def close_session(session):
+    """Close a session; one that can't be closed within some seconds is abandoned."""
+    try:
+        within(CLOSE_SECONDS, session.close, "")
+    except TimeoutError:
+        abandon(session)
+    except tf.errors.OpError:
+        pass  # what it was connected to has gone, which is what closing is for

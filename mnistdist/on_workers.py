@@ -1,0 +1,148 @@
+"""Run a function in the workers of a cluster, and watch all of its tasks until they have answered."""
+
+import contextlib
+import os
+import sys
+import time
+
+from mnistdist.errors import TaskFailed, describe_exit
+from mnistdist.stopped import StoppedTasks, is_stopped
+
+_RESTARTED = "the cluster has been restarted with fresh tasks: train again"
+_GONE = "stop() the cluster and start() it again; a process that the system ended was often out of memory"
+
+
+def on_workers(cluster, function, indices, arguments, step_timeout, *, steps=None, restarts=0, restores=False):
+    """Run ``function`` in some workers at once; returns their answers, in that order.
+
+    Args:
+        cluster: A running :class:`~mnistdist.Cluster`.
+        function: Takes what ``cloudpickle.loads`` makes the arguments of.
+        indices: Which workers.
+        arguments: For the function; may hold functions and classes that were typed in a notebook.
+        step_timeout: Seconds. A task that somebody has stopped (SIGSTOP) counts as ended after twice as long: who
+            waits for it tells first, and tells more. None: never.
+        steps: Global steps that a bar shows the progress to, as the function publishes it; None for no bar.
+        restarts: So many ended tasks are no failure, but are started again; in a worker, the function begins again.
+        restores: Whether worker 0 restores what a ps has lost: it begins again even if it had answered.
+
+    Raises:
+        TaskFailed: for the first failure's cause.
+    """
+    calls = _Calls(cluster, function, indices, arguments)
+    stopped = StoppedTasks(step_timeout and 2 * step_timeout)
+    with _progress(steps) as tell:
+        while True:
+            lost = _find_lost(cluster, stopped)
+            if lost and not restarts:
+                task, reason = lost
+                raise TaskFailed(task.name, reason, log=cluster.logs(task, 5).splitlines(), hint=_RESTARTED)
+            if lost:
+                restarts -= 1
+                cluster.restart(lost[0])
+                calls.replaced(lost[0], restores)
+                continue
+            if calls.failed():
+                time.sleep(0.5)  # when a task has ended, that is the cause: its news may be on the way
+                if not any(cluster.exit_of(task) is not None for task in cluster.tasks):
+                    raise calls.cause()
+            elif calls.wait(0.1):
+                return calls.answers()
+            tell(calls.global_step())
+
+
+def _find_lost(cluster, stopped):
+    """A task that has ended, or been stopped for too long, and the words for it; None when all are well."""
+    ended = [task for task in cluster.tasks if cluster.exit_of(task) is not None]
+    if not cluster.alive:
+        raise TaskFailed("cluster", "its keeper, controller or nursery has ended", hint=_GONE)
+    if ended:
+        return ended[0], f"it ended with {describe_exit(cluster.exit_of(ended[0]))} during the training"
+    halted = stopped.find({task: task.pid for task in cluster.tasks})
+    return (halted[0], f"it has been stopped for {stopped.limit:g} s, as SIGSTOP does it") if halted else None
+
+
+class _Calls:
+    """The calls of one function in some workers: who has answered, and what."""
+
+    def __init__(self, cluster, function, indices, arguments):
+        import cloudpickle
+
+        self._cluster, self._function, self._sent = cluster, function, cloudpickle.dumps(arguments)
+        self._latest = {index: self._call(index) for index in indices}
+        self._again = []  # of a chief that had answered: its first answer counts
+
+    def _call(self, index):
+        return self._cluster["worker", index].apply_async(self._function, self._sent)
+
+    def _all(self):
+        return [*self._latest.items(), *((0, call) for call in self._again)]
+
+    def replaced(self, task, restores):
+        """A task has been started again: the function begins again where that is needed."""
+        if task.job == "worker":
+            if not _succeeded(self._latest[task.index]):
+                self._latest[task.index] = self._call(task.index)
+        elif restores and self._latest[0].ready() and not all(call.ready() for call in self._latest.values()):
+            self._again.append(self._call(0))  # nobody else restores what the ps has lost
+
+    def failed(self):
+        """Those that have, with the workers' indices."""
+        return [(index, call) for index, call in self._all() if call.ready() and not call.successful()]
+
+    def wait(self, seconds):
+        """Wait so long for one more answer; returns whether all are there."""
+        pending = [call for _, call in self._all() if not call.ready()]
+        if pending:
+            pending[0].wait(seconds)
+        return not pending
+
+    def answers(self):
+        return [call.get() for call in self._latest.values()]
+
+    def global_step(self):
+        """The highest that a worker has published."""
+        return max((call.data or {}).get("global_step", 0) for call in self._latest.values())
+
+    def cause(self):
+        """The :class:`TaskFailed` that tells most: the chief's, where a worker has only lost the chief."""
+        index, call = self.failed()[0]
+        failure = self._failure(index, call)
+        if index and "TaskLost" in failure.reason and 0 in self._latest:
+            self._latest[0].wait(10)  # its own end may take it some seconds
+            if self._latest[0].ready() and not self._latest[0].successful():
+                failure = self._failure(0, self._latest[0])
+        return failure
+
+    def _failure(self, index, call):
+        from ipyparallel.error import RemoteError
+
+        try:
+            call.get()
+        except RemoteError as error:
+            log = self._cluster.logs(("worker", index), 5).splitlines()
+            stopped = " and ".join(task.name for task in self._cluster.tasks if is_stopped(task.pid))
+            stopped = f" ({stopped} is stopped, as SIGSTOP does it)" if stopped else ""
+            reason = f"{error.ename}: {error.evalue}{stopped}"
+            return TaskFailed(f"worker:{index}", reason, log=log, hint=_RESTARTED)
+
+
+def _succeeded(call):
+    return call.ready() and call.successful()
+
+
+@contextlib.contextmanager
+def _progress(steps):
+    """A bar up to ``steps``, where somebody sees it; gives the function that takes how far the training is."""
+    from tqdm import tqdm
+
+    with tqdm(total=steps, desc="global step", leave=False, disable=steps is None or not _someone_watches()) as bar:
+        yield lambda reached: bar.update(max(reached - bar.n, 0))
+
+
+def _someone_watches():
+    if os.environ.get("MNISTDIST_PROGRESS") == "0":
+        return False
+    from IPython import get_ipython
+
+    return sys.stderr.isatty() or hasattr(get_ipython(), "kernel")  # a terminal, or a notebook

@@ -1,0 +1,66 @@
+"""What an error of TensorFlow's means for the cluster: who has gone, and who does not answer."""
+
+import functools
+import time
+
+import tensorflow.compat.v1 as tf
+
+from mnistdist.errors import TaskLost
+from mnistdist.limits import within
+from mnistdist.network import wait_for_address
+
+ANSWER_SECONDS = 2
+OF_A_LOST_TASK = (tf.errors.UnavailableError, tf.errors.AbortedError)
+ANSWERS_NOW = "Every ps answers now: was one stopped, or overloaded, for a while?"
+
+
+def gist(error):
+    """The line of a TensorFlow error's message that says something."""
+    lines = [line for line in error.message.splitlines() if line.strip("= ") and line != "Graph execution error:"]
+    whose = [line for line in lines[:1] if line.startswith("From ") and line.endswith(":")]
+    return " ".join([*whose, *lines[len(whose) :][:1]]) or type(error).__name__
+
+
+def silence(target, cluster_spec, task_index):
+    """Which ps tasks accept connections and answer nothing, in words; None if all answer."""
+
+    def ask(index):
+        filters = [f"/job:ps/task:{index}", f"/job:worker/task:{task_index}"]
+        with tf.Graph().as_default(), tf.device(filters[0]):
+            number = tf.random.uniform([])
+            with tf.Session(target, config=tf.ConfigProto(device_filters=filters)) as session:
+                session.run(number)
+
+    silent = []
+    for index, address in enumerate(cluster_spec["ps"]):
+        try:
+            within(ANSWER_SECONDS, functools.partial(ask, index), "")
+        except TimeoutError:
+            silent.append(f"ps:{index} at {address}")
+        except tf.errors.OpError:
+            pass  # an answer
+    if not silent:
+        return None
+    return f"{' and '.join(silent)} accepts connections, but does not answer: is it stopped, or overloaded?"
+
+
+def explain(error, cluster_spec, silence, sync):
+    """The error that says what TensorFlow's error means for the cluster; None if it is about something else."""
+    gone = []
+    time.sleep(0.5)  # a process that is ending accepts connections to its last moment
+    for index, address in enumerate(cluster_spec["ps"]):
+        try:
+            wait_for_address(address, 1, what=f"ps:{index}")
+        except TimeoutError:
+            gone.append(f"ps:{index} at {address}")
+    if gone:
+        return TaskLost(f"{' and '.join(gone)} has gone, and its variables with it")
+    if isinstance(error, tf.errors.DeadlineExceededError):
+        round_ = (
+            "A synchronous round waits for as many gradients as it aggregates: has another worker ended in the midst "
+            "of one, or does it hang? Start it again, or aggregate fewer gradients than there are workers"
+        )
+        return TimeoutError(f"a step was not done in time. {silence() or (round_ if sync else ANSWERS_NOW)}")
+    if isinstance(error, OF_A_LOST_TASK):
+        return TaskLost(f"a task of the cluster was lost or restarted: {gist(error)}")
+    return None

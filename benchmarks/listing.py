@@ -33,12 +33,13 @@ def build_listing(cluster_spec, task_index, *, sync=False, seed=None, container=
         hid = tf.nn.relu(tf.nn.xw_plus_b(x, hid_w, hid_b))
         y = tf.nn.softmax(tf.nn.xw_plus_b(hid, sm_w, sm_b))
         loss = -tf.reduce_sum(y_ * tf.log(tf.clip_by_value(y, 1e-10, 1.0)))
-        opt, runner, tokens, local_init = tf.train.AdamOptimizer(0.01), None, None, tf.no_op()
+        opt, rounds, local_init = tf.train.AdamOptimizer(0.01), [], tf.no_op()
         if sync:
             opt = tf.train.SyncReplicasOptimizer(opt, workers, total_num_replicas=workers)
         train_step = opt.minimize(loss, global_step=global_step)
         if sync:
-            runner, tokens = opt.get_chief_queue_runner(), opt.get_init_tokens_op()
+            runner = opt.get_chief_queue_runner()
+            rounds = [*runner.enqueue_ops, opt.get_init_tokens_op(), runner.queue.close()]
             local_init = opt.chief_init_op if task_index == 0 else opt.local_step_init_op
         uninitialized = tf.report_uninitialized_variables(tf.global_variables())
 
@@ -50,4 +51,4 @@ def build_listing(cluster_spec, task_index, *, sync=False, seed=None, container=
 
         parameters = {v.op.name: v for v in tf.trainable_variables()}
         model = Graph(x, y_, y, loss, accuracy(y_, y))
-        return Replica(graph, model, parameters, global_step, uninitialized, local_init, advance, runner, tokens)
+        return Replica(graph, model, parameters, global_step, uninitialized, local_init, advance, *rounds)

@@ -40,8 +40,10 @@ class Replica:
         advance: ``advance(session, dataset, batch_size, left, timeout)`` makes one step, or several of those ``left``
             in a single run, of at most ``timeout`` seconds each (None for any); returns (global step before the
             parameters were read, global step that the update made, start, end, loss) of each.
-        queue_runner: In synchronous training what worker 0 runs to merge gradients into updates; else None.
-        init_tokens: Op that puts the first tokens into its queue, likewise.
+        merge: In synchronous training the op that merges gradients into updates and puts tokens into a queue, for
+            which the workers wait; worker 0 runs it again and again. Else None.
+        init_tokens: Op that puts the first tokens into the queue, likewise, and new ones after a merge that failed:
+            from then on, gradients count that belong to the round that the variables are at.
         close_tokens: Op that closes it when the training is over, likewise: who waits for a token is told so.
         drop: Op that frees the data that this worker keeps; None if it keeps none.
     """
@@ -53,7 +55,7 @@ class Replica:
     uninitialized: tf.Tensor
     local_init: tf.Operation
     advance: Callable
-    queue_runner: tf.train.QueueRunner | None = None
+    merge: tf.Operation | None = None
     init_tokens: tf.Operation | None = None
     close_tokens: tf.Operation | None = None
     drop: tf.Operation | None = None
@@ -107,7 +109,7 @@ def build_replica(
         parameters = {variable.op.name: variable for variable in tf.trainable_variables()}
         before = read_before_pull(global_step, model.loss)
         local_init = tf.group(tf.local_variables_initializer(), tf.tables_initializer())
-        opt, runner, tokens, close_tokens = optimizer(learning_rate), None, None, None
+        opt, merge, tokens, close_tokens = optimizer(learning_rate), None, None, None
         if sync:
             workers = len(cluster_spec["worker"])
             opt = tf.train.SyncReplicasOptimizer(opt, replicas_to_aggregate or workers, total_num_replicas=workers)
@@ -118,9 +120,10 @@ def build_replica(
         uninitialized = tf.report_uninitialized_variables(tf.global_variables())
         if sync:
             local_init = tf.group(local_init, opt.chief_init_op if task_index == 0 else opt.local_step_init_op)
-            its = opt.get_chief_queue_runner()
-            runner, tokens = queue_runner(its.queue, its.enqueue_ops), opt.get_init_tokens_op()
-            close_tokens = its.queue.close()
+            runner = opt.get_chief_queue_runner()
+            (merge,), close_tokens = runner.enqueue_ops, runner.queue.close()
+            with tf.control_dependencies([opt.chief_init_op]):
+                tokens = opt.get_init_tokens_op()
         return Replica(
             graph=graph,
             model=model,
@@ -129,18 +132,10 @@ def build_replica(
             uninitialized=uninitialized,
             local_init=local_init,
             advance=one_step(model, before, after),
-            queue_runner=runner,
+            merge=merge,
             init_tokens=tokens,
             close_tokens=close_tokens,
         )
-
-
-def queue_runner(queue, ops):
-    """What the chief runs to merge gradients, without TensorFlow's default of closing the queue whenever it stops.
-
-    The queue lives on the ps, and a closed one can't be opened again: after an error no chief could go on with it.
-    """
-    return tf.train.QueueRunner(queue, ops, cancel_op=tf.no_op())
 
 
 def one_step(model, before, after):
@@ -215,7 +210,7 @@ def train_loop(
         try:
             made = replica.advance(session, dataset, batch_size, steps - after, timeout)
         except tf.errors.OutOfRangeError:
-            if replica.queue_runner is None:
+            if replica.merge is None:
                 raise
             # The chief has ended, and closed the queue of tokens.
             after = timed_run(session, replica.global_step, timeout, known=True)

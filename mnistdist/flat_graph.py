@@ -18,7 +18,7 @@ import time
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from mnistdist.between_graph import Replica, adam, count_update, queue_runner
+from mnistdist.between_graph import Replica, adam, count_update
 from mnistdist.limits import timed_run
 from mnistdist.model import build_model
 from mnistdist.training import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN
@@ -109,7 +109,7 @@ def build_flat_replica(
             uninitialized=tf.report_uninitialized_variables(tf.global_variables()),
             local_init=tf.group(*local_init),
             advance=advance,
-            queue_runner=rounds and rounds.runner,
+            merge=rounds and rounds.merge,
             init_tokens=rounds and rounds.init_tokens,
             close_tokens=rounds and rounds.close_tokens,
             drop=train_set and batches.drop,
@@ -141,11 +141,12 @@ class _Rounds:
                     round_ = count_update(global_step, opt.apply_gradients(merged))
                     done = [self._tokens.enqueue_many([tf.fill([many], round_)])]
         with tf.device(ps_device(0)):
-            self.runner = queue_runner(self._tokens, done)
-            self.init_tokens = self._tokens.enqueue_many([tf.fill([many], global_step.read_value())])
+            (self.merge,) = done
             self.close_tokens = self._tokens.close()
         # What is older than the round that the variables are at is dropped: after a restart of a ps or the chief too.
         self.begin = [accumulator.set_global_step(global_step) for accumulator in self._accumulators]
+        with tf.control_dependencies(self.begin), tf.device(ps_device(0)):
+            self.init_tokens = self._tokens.enqueue_many([tf.fill([many], global_step.read_value())])
 
     def hand_in(self, gradients, round_):
         """Give the gradients of a round, and draw a token: the number of rounds so far."""
@@ -183,8 +184,9 @@ def _run(forward, vector, batches, opt, global_step, worker, rounds, count):
         with tf.device(worker):
             if step:
                 theta = _timed(theta, ends)
-            losses.append(forward.loss(theta, *batches.batch(rows[step])))
-            gradients = vector.push(tf.gradients(losses[-1], theta)[0])
+            loss, gradient = forward.loss_and_gradient(theta, *batches.batch(rows[step]))
+            losses.append(loss)
+            gradients = vector.push(gradient)
         if rounds:
             round_ = rounds.hand_in(gradients, round_)
             after.append(round_)
@@ -210,8 +212,8 @@ def _local_run(forward, vector, batches, opt, own, global_step, steps, workers, 
 
     def step(number, total):
         theta = own.read_value()
-        loss = forward.loss(theta, *batches.batch(rows[number]))
-        with tf.control_dependencies([opt.apply_gradients([(tf.gradients(loss, theta)[0], own)])]):
+        loss, gradient = forward.loss_and_gradient(theta, *batches.batch(rows[number]))
+        with tf.control_dependencies([opt.apply_gradients([(gradient, own)])]):
             return number + 1, total + loss
 
     before, after, losses, ends, pushed = [], [], [], [], []

@@ -54,7 +54,9 @@ def abandon(session):
 
 
 def close_session(session):
-    """Close a session; one that can't be closed within some seconds is abandoned."""
+    """Close a session, if it is one and not None; if that takes more than some seconds, it is abandoned."""
+    if session is None:
+        return
     try:
         within(CLOSE_SECONDS, session.close, "")
     except TimeoutError:

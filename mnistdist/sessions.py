@@ -6,16 +6,15 @@ for ever when a round can't be completed, and closing a session whose ps has gon
 
 import contextlib
 import functools
-import threading
 import time
 
 import tensorflow.compat.v1 as tf
 
 from mnistdist.limits import CLOSE_SECONDS, abandon, close_session, run_options, timed_run, within
+from mnistdist.merging import Merging
 from mnistdist.network import wait_for_address
-from mnistdist.outages import ANSWERS_NOW, OF_A_LOST_TASK, explain, gist, silence
+from mnistdist.outages import ANSWERS_NOW, explain, gist, silence
 
-_OF_THE_MODEL = (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError, tf.errors.UnimplementedError)
 POLL_SECONDS = 0.2
 
 
@@ -57,35 +56,39 @@ def worker_session(
             summary_op=None,
             summary_writer=None,
         )
-    session, merges = None, task_index == 0 and replica.queue_runner is not None
+    session = merging = None
     try:
         session = _open(supervisor, replica, target, cluster_spec, task_index, checkpoints, wait_timeout, say)
-        if merges:
-            threading.Thread(target=_close_after_error, args=(supervisor, replica, session), daemon=True).start()
+        if task_index == 0 and replica.merge is not None:
+            say("Starting chief queue runner and running init_tokens_op")
+            merging = Merging(session, replica)
+            timed_run(session, replica.init_tokens, wait_timeout)
         yield session
-        if merges:
-            timed_run(session, replica.close_tokens, wait_timeout)
+        if merging is not None:
+            merging.close(wait_timeout)
     except tf.errors.OpError as error:
-        error = _error_of_merging(supervisor) or error
+        error = (merging and merging.error) or error
         silent = functools.partial(silence, target, cluster_spec, task_index)
-        explanation = explain(error, cluster_spec, silent, sync=replica.queue_runner is not None)
+        explanation = explain(error, cluster_spec, silent, sync=replica.merge is not None)
         if explanation is None:
-            _close(supervisor, session)
+            close_session(session)
             raise error
         abandon(session)
         raise explanation from error
     except BaseException:
-        _close(supervisor, session)
+        close_session(session)
         raise
-    _close(supervisor, session)
-    # What the thread that merges gradients has met since: only that the ps has ended meanwhile is none of ours.
-    with contextlib.suppress(*OF_A_LOST_TASK, tf.errors.CancelledError):
-        supervisor.coord.join(stop_grace_period_secs=CLOSE_SECONDS, ignore_live_threads=True)
+    close_session(session)
+    if merging is not None:
+        merging.join()
 
 
 def session_config(task_index):
     """A worker's session needs the ps tasks and its own task, and so does not wait for the other workers."""
-    return tf.ConfigProto(allow_soft_placement=True, device_filters=["/job:ps", f"/job:worker/task:{task_index}"])
+    config = tf.ConfigProto(allow_soft_placement=True, device_filters=["/job:ps", f"/job:worker/task:{task_index}"])
+    # On CPUs, rewriting a graph before its first run takes two thirds of that, and makes no run after it shorter.
+    config.graph_options.rewrite_options.disable_meta_optimizer = not tf.config.list_physical_devices("GPU")
+    return config
 
 
 def server_config():
@@ -167,32 +170,4 @@ def _open(supervisor, replica, target, cluster_spec, task_index, checkpoints, wa
     say(f"Worker {task_index}: Session initialization complete.")
     if checkpoints is not None:
         checkpoints.begin(session, int(timed_run(session, replica.global_step, wait_timeout)))
-    if chief and replica.queue_runner is not None:
-        say("Starting chief queue runner and running init_tokens_op")
-        supervisor.start_queue_runners(session, [replica.queue_runner])
-        timed_run(session, replica.init_tokens, wait_timeout)
     return session
-
-
-def _close(supervisor, session):
-    supervisor.request_stop()
-    if session is not None:
-        close_session(session)
-
-
-def _error_of_merging(supervisor):
-    """What was wrong with merging or applying gradients, if that is why the thread that does so has ended."""
-    try:
-        supervisor.coord.raise_requested_exception()
-    except _OF_THE_MODEL as error:
-        return error
-    except Exception:  # a task was lost, say: who trains hears of it as well
-        return None
-
-
-def _close_after_error(supervisor, replica, session):
-    """In a thread of the chief's: when no gradients are merged any more, tell those who wait for a token."""
-    supervisor.coord.wait_for_stop()
-    if _error_of_merging(supervisor):
-        with contextlib.suppress(tf.errors.OpError, RuntimeError):  # the session has been closed meanwhile
-            timed_run(session, replica.close_tokens, CLOSE_SECONDS)

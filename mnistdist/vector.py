@@ -18,7 +18,7 @@ class Forward:
     """The reader's model, built once in a graph of its own, to be copied with its variables replaced."""
 
     def __init__(self, build_graph, seed):
-        scratch = tf.Graph()
+        self._seed, scratch = seed, tf.Graph()
         with scratch.as_default(), tf.variable_scope(tf.get_variable_scope(), use_resource=True):
             tf.set_random_seed(seed)
             self._built = build_graph()
@@ -56,9 +56,24 @@ class Forward:
         x, y_ = (tf.placeholder(t.dtype, t.shape, name=t.op.name) for t in (built.x, built.y_))
         return Graph(x, y_, *self._copy(theta, x, y_, [built.y, built.loss, built.accuracy]))
 
-    def loss(self, theta, x, y_):
-        """The loss of a batch on these parameters."""
-        return self._copy(theta, x, y_, [self._built.loss])[0]
+    def loss_and_gradient(self, theta, x, y_):
+        """The loss of a batch on these parameters, and the gradient in which they would change it."""
+        nodes, outputs, inputs = self._step
+        given = dict(zip(inputs, (theta, x, y_), strict=True))
+        return tf.import_graph_def(nodes, given, outputs, name="step")
+
+    @functools.cached_property
+    def _step(self):
+        """A step's nodes, its outputs and its inputs: differentiated once, which takes ten times as long as copying."""
+        built = self._built
+        with tf.Graph().as_default() as graph:
+            tf.set_random_seed(self._seed)
+            theta = tf.placeholder(tf.float32, [sum(self.sizes)])
+            x, y_ = (tf.placeholder(t.dtype, t.shape) for t in (built.x, built.y_))
+            (loss,) = self._copy(theta, x, y_, [built.loss])
+            outputs, inputs = [loss, tf.gradients(loss, theta)[0]], [theta, x, y_]
+        nodes = tf.graph_util.extract_sub_graph(graph.as_graph_def(), [t.op.name for t in (*outputs, *inputs)])
+        return nodes, [t.name for t in outputs], [t.name for t in inputs]
 
     def _copy(self, theta, x, y_, outputs):
         parts, built = self.split(theta), self._built

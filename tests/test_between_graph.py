@@ -75,7 +75,7 @@ def test_every_step_has_the_limit_of_time_that_was_asked_for(replica):
 
 @pytest.mark.parametrize(("index", "ends_at", "error"), [(0, 10, None), (1, 10, None), (1, 5, ConnectionError)])
 def test_a_closed_queue_of_tokens_is_the_end_or_the_loss_of_the_chief(index, ends_at, error):
-    replica = dataclasses.replace(build_replica(SPEC, index), queue_runner=object())
+    replica = dataclasses.replace(build_replica(SPEC, index), merge=object())
     rest = Rest(replica, fails=5, ends_at=ends_at)
     if error:
         with pytest.raises(error, match="worker:0, the chief, ended in round 5 of 10"):
@@ -86,7 +86,7 @@ def test_a_closed_queue_of_tokens_is_the_end_or_the_loss_of_the_chief(index, end
 
 def test_a_chief_that_finds_its_queue_closed_before_the_end_has_failed():
     """It closes it itself when the merging of gradients has failed."""
-    replica = dataclasses.replace(build_replica(SPEC, 0), queue_runner=object())
+    replica = dataclasses.replace(build_replica(SPEC, 0), merge=object())
     with pytest.raises(tf.errors.OutOfRangeError):
         train_loop(Rest(replica, fails=5, ends_at=5), replica, Batches(), task_index=0, steps=10)
 

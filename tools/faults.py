@@ -277,9 +277,9 @@ def _program_outcome(program, role, fault, mode, at):
 def steps_of(role, fault, mode):
     """How many steps a training has: enough for the fault to be over before the last one."""
     if mode == "sync":
-        return 2500
+        return 1500
     if role == "ps" or fault == "kill":
-        return 3000
+        return 2000
     return {"pause": 15_000, "restart": 8000}[fault]  # meanwhile the other worker goes on
 
 

@@ -61,8 +61,8 @@ def worker_session(
         session = _open(supervisor, replica, target, cluster_spec, task_index, checkpoints, wait_timeout, say)
         if task_index == 0 and replica.merge is not None:
             say("Starting chief queue runner and running init_tokens_op")
-            merging = Merging(session, replica)
             timed_run(session, replica.init_tokens, wait_timeout)
+            merging = Merging(session, replica)
         yield session
         if merging is not None:
             merging.close(wait_timeout)

@@ -14,9 +14,9 @@ _OF_THE_MODEL = (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedErro
 class Merging:
     """Runs a replica's ``merge`` op again and again, from a thread of its own, until the queue of tokens is closed.
 
-    ``tf.train.QueueRunner`` does so too, but ends with the first run that fails; and the runtime fails one now and then
-    in which nothing is wrong ("ABORTED: Cleanup ..."). All workers would wait for tokens for ever. Gradients that such
-    a run had taken are lost, and so the tokens for them: new ones let the workers go on.
+    ``tf.train.QueueRunner`` does so too, but with the first run that fails it ends, and closes the queue for good. The
+    runtime fails one now and then in which nothing is wrong ("ABORTED: Cleanup ..."). Gradients that such a run had
+    taken are lost, and so the tokens for them: new ones let the workers go on.
 
     Args:
         session: The chief's.

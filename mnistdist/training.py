@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mnistdist.datasets import DataSet, Datasets, read_data_sets
+from mnistdist.errors import TaskLost
 from mnistdist.on_workers import on_workers
 from mnistdist.results import Run
 
@@ -185,7 +186,12 @@ def _train(sent):
             users_on_step(record)
 
     data = _load(data, seed, index)
-    return run_worker(target, spec, index, data=data, on_step=on_step, **run_options, **replica_options)
+    try:
+        return run_worker(target, spec, index, data=data, on_step=on_step, **run_options, **replica_options)
+    except (TimeoutError, TaskLost) as error:
+        # They say all that there is to say; IPython takes a second, and several on a busy machine, to format the way
+        # that they have come through TensorFlow, and the client waits for that.
+        raise error.with_traceback(None) from None
 
 
 def _finish(sent):

@@ -18,7 +18,7 @@ class Forward:
     """The reader's model, built once in a graph of its own, to be copied with its variables replaced."""
 
     def __init__(self, build_graph, seed):
-        self._seed, scratch = seed, tf.Graph()
+        scratch = tf.Graph()
         with scratch.as_default(), tf.variable_scope(tf.get_variable_scope(), use_resource=True):
             tf.set_random_seed(seed)
             self._built = build_graph()
@@ -64,10 +64,9 @@ class Forward:
 
     @functools.cached_property
     def _step(self):
-        """A step's nodes, its outputs and its inputs: differentiated once, which takes ten times as long as copying."""
+        """A step's nodes, its outputs and its inputs: differentiated once, which takes longer than copying."""
         built = self._built
         with tf.Graph().as_default() as graph:
-            tf.set_random_seed(self._seed)
             theta = tf.placeholder(tf.float32, [sum(self.sizes)])
             x, y_ = (tf.placeholder(t.dtype, t.shape) for t in (built.x, built.y_))
             (loss,) = self._copy(theta, x, y_, [built.loss])

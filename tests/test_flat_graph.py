@@ -193,7 +193,7 @@ def test_options_that_make_no_sense_together_are_refused(cluster, options, messa
 
 def test_a_first_run_is_one_step_so_that_its_limit_is_that_of_one(cluster):
     """Of a run of many, nobody knows yet how long it may take: 16 times the limit would be a silence."""
-    run = train(cluster, steps=400, seed=1)
+    run = train(cluster, steps=2000, seed=1)
     for result in run.results:
         first, second, third = result.steps[:3]
         assert second.start > first.end  # another run: between two steps of one there is no time at all

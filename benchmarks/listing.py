@@ -9,7 +9,7 @@ import time
 
 import tensorflow.compat.v1 as tf
 
-from mnistdist.between_graph import Replica
+from mnistdist.between_graph import Replica, chief_ops
 from mnistdist.limits import run_options
 from mnistdist.model import Graph, accuracy
 
@@ -38,8 +38,7 @@ def build_listing(cluster_spec, task_index, *, sync=False, seed=None, container=
             opt = tf.train.SyncReplicasOptimizer(opt, workers, total_num_replicas=workers)
         train_step = opt.minimize(loss, global_step=global_step)
         if sync:
-            runner = opt.get_chief_queue_runner()
-            rounds = [*runner.enqueue_ops, opt.get_init_tokens_op(), runner.queue.close()]
+            rounds = chief_ops(opt)
             local_init = opt.chief_init_op if task_index == 0 else opt.local_step_init_op
         uninitialized = tf.report_uninitialized_variables(tf.global_variables())
 

@@ -120,10 +120,7 @@ def build_replica(
         uninitialized = tf.report_uninitialized_variables(tf.global_variables())
         if sync:
             local_init = tf.group(local_init, opt.chief_init_op if task_index == 0 else opt.local_step_init_op)
-            runner = opt.get_chief_queue_runner()
-            (merge,), close_tokens = runner.enqueue_ops, runner.queue.close()
-            with tf.control_dependencies([opt.chief_init_op]):
-                tokens = opt.get_init_tokens_op()
+            merge, tokens, close_tokens = chief_ops(opt)
         return Replica(
             graph=graph,
             model=model,
@@ -136,6 +133,15 @@ def build_replica(
             init_tokens=tokens,
             close_tokens=close_tokens,
         )
+
+
+def chief_ops(opt):
+    """The ops ``merge``, ``init_tokens`` and ``close_tokens`` of a :class:`Replica`, of a SyncReplicasOptimizer."""
+    runner = opt.get_chief_queue_runner()
+    (merge,) = runner.enqueue_ops
+    with tf.control_dependencies([opt.chief_init_op]):
+        tokens = opt.get_init_tokens_op()
+    return merge, tokens, runner.queue.close()
 
 
 def one_step(model, before, after):

@@ -12,7 +12,7 @@ _OF_THE_MODEL = (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedErro
 
 
 class Merging:
-    """Runs a replica's ``merge`` op again and again, from a thread of its own, until the queue of tokens is closed.
+    """Runs a replica's ``merge`` op again and again, from a thread of its own, until the training or the ps has ended.
 
     ``tf.train.QueueRunner`` does so too, but with the first run that fails it ends, and closes the queue for good. The
     runtime fails one now and then in which nothing is wrong ("ABORTED: Cleanup ..."). Gradients that such a run had

@@ -42,10 +42,10 @@ def on_workers(cluster, function, indices, arguments, step_timeout, *, steps=Non
                 cluster.restart(lost[0])
                 calls.replaced(lost[0], restores)
                 continue
-            if calls.failed():
+            if failed := calls.failed():
                 time.sleep(0.5)  # when a task has ended, that is the cause: its news may be on the way
                 if not any(cluster.exit_of(task) is not None for task in cluster.tasks):
-                    raise calls.cause()
+                    raise calls.cause(*failed[0])
             elif calls.wait(0.1):
                 return calls.answers()
             tell(calls.global_step())
@@ -81,14 +81,14 @@ class _Calls:
     def replaced(self, task, restores):
         """A task has been started again: the function begins again where that is needed."""
         if task.job == "worker":
-            if not _succeeded(self._latest[task.index]):
+            if not self._latest[task.index].ready() or _failed(self._latest[task.index]):
                 self._latest[task.index] = self._call(task.index)
         elif restores and self._latest[0].ready() and not all(call.ready() for call in self._latest.values()):
             self._again.append(self._call(0))  # nobody else restores what the ps has lost
 
     def failed(self):
         """Those that have, with the workers' indices."""
-        return [(index, call) for index, call in self._all() if call.ready() and not call.successful()]
+        return [(index, call) for index, call in self._all() if _failed(call)]
 
     def wait(self, seconds):
         """Wait so long for one more answer; returns whether all are there."""
@@ -104,13 +104,12 @@ class _Calls:
         """The highest that a worker has published."""
         return max((call.data or {}).get("global_step", 0) for call in self._latest.values())
 
-    def cause(self):
-        """The :class:`TaskFailed` that tells most: the chief's, where a worker has only lost the chief."""
-        index, call = self.failed()[0]
+    def cause(self, index, call):
+        """The :class:`TaskFailed` of a worker's failed call: the chief's, where the worker has only lost the chief."""
         failure = self._failure(index, call)
         if index and "TaskLost" in failure.reason and 0 in self._latest:
             self._latest[0].wait(10)  # its own end may take it some seconds
-            if self._latest[0].ready() and not self._latest[0].successful():
+            if _failed(self._latest[0]):
                 failure = self._failure(0, self._latest[0])
         return failure
 
@@ -127,8 +126,8 @@ class _Calls:
             return TaskFailed(f"worker:{index}", reason, log=log, hint=_RESTARTED)
 
 
-def _succeeded(call):
-    return call.ready() and call.successful()
+def _failed(call):
+    return call.ready() and not call.successful()
 
 
 @contextlib.contextmanager
@@ -137,7 +136,12 @@ def _progress(steps):
     from tqdm import tqdm
 
     with tqdm(total=steps, desc="global step", leave=False, disable=steps is None or not _someone_watches()) as bar:
-        yield lambda reached: bar.update(max(reached - bar.n, 0))
+
+        def tell(reached):
+            if reached > bar.n:  # else the bar would be drawn again at each look
+                bar.update(reached - bar.n)
+
+        yield tell
 
 
 def _someone_watches():

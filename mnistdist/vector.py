@@ -42,7 +42,7 @@ class Forward:
 
     def initial_vector(self):
         """The variables' initial values, one after the other."""
-        values = self._import(tuple(self._initial), {})
+        values = self._import(self._initial, {})
         return tf.concat([tf.reshape(value, [-1]) for value in values], 0)
 
     def split(self, theta):
@@ -78,18 +78,13 @@ class Forward:
         parts, built = self.split(theta), self._built
         inputs = {built.x.name: x, built.y_.name: y_}
         inputs |= {read: parts[name] for read, name in self._reads.items() if name in parts}
-        return self._import(tuple(tensor.name for tensor in outputs), inputs)
+        return self._import([tensor.name for tensor in outputs], inputs)
 
     def _import(self, outputs, inputs):
-        nodes = self._nodes(outputs)
-        inputs = {name: tensor for name, tensor in inputs.items() if name.partition(":")[0] in nodes[1]}
-        return tf.import_graph_def(nodes[0], inputs, outputs, name="copy")
-
-    @functools.cache  # noqa: B019 (a graph's building is short)
-    def _nodes(self, outputs):
-        """What these tensors need, and the names of it."""
         needed = tf.graph_util.extract_sub_graph(self._graph_def, [name.partition(":")[0] for name in outputs])
-        return needed, {node.name for node in needed.node}
+        names = {node.name for node in needed.node}
+        inputs = {name: tensor for name, tensor in inputs.items() if name.partition(":")[0] in names}
+        return tf.import_graph_def(needed, inputs, outputs, name="copy")
 
 
 class Vector:

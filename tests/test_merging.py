@@ -9,7 +9,7 @@ from mnistdist.merging import Merging
 
 
 class Chief:
-    """A session whose runs of ``merge`` end as told, one after the other, and then wait for the queue to be closed."""
+    """A session whose runs of ``merge`` end as told, one after the other; the last of them is to end merging."""
 
     def __init__(self, *ends, tokens=None):
         self.ends, self.tokens, self.ran = list(ends), tokens, []

@@ -31,9 +31,13 @@ class Merging:
         self._thread = threading.Thread(target=self._run, daemon=True, name="merging")
         self._thread.start()
 
+    def stop(self):
+        """Make no new run. The queue stays open: another session may go on with it."""
+        self._ending = True
+
     def close(self, timeout):
         """The training is over: close the queue, which tells those who wait for a token, within ``timeout`` seconds."""
-        self._ending = True
+        self.stop()
         timed_run(self._session, self._replica.close_tokens, timeout)
 
     def join(self):
@@ -45,13 +49,12 @@ class Merging:
     def _run(self):
         try:
             merge = self._session.make_callable(self._replica.merge)
-            while True:
+            while not self._ending:
                 try:
                     merge()
                 except (*OF_A_LOST_TASK, tf.errors.CancelledError):
-                    if self._ending:
-                        return
-                    timed_run(self._session, self._replica.init_tokens, CLOSE_SECONDS)
+                    if not self._ending:
+                        timed_run(self._session, self._replica.init_tokens, CLOSE_SECONDS)
         except _OF_THE_MODEL as error:
             self.error = error
             self._tell()

@@ -67,7 +67,9 @@ def worker_session(
         if merging is not None:
             merging.close(wait_timeout)
     except tf.errors.OpError as error:
-        error = (merging and merging.error) or error
+        if merging is not None:
+            merging.stop()  # or it would go on beside that of the chief's next session
+            error = merging.error or error
         silent = functools.partial(silence, target, cluster_spec, task_index)
         explanation = explain(error, cluster_spec, silent, sync=replica.merge is not None)
         if explanation is None:

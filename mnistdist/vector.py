@@ -70,7 +70,10 @@ class Forward:
             theta = tf.placeholder(tf.float32, [sum(self.sizes)])
             x, y_ = (tf.placeholder(t.dtype, t.shape) for t in (built.x, built.y_))
             (loss,) = self._copy(theta, x, y_, [built.loss])
-            outputs, inputs = [loss, tf.gradients(loss, theta)[0]], [theta, x, y_]
+            (gradient,) = tf.gradients(loss, theta)
+            if gradient is None:
+                raise ValueError("build_graph: expected a loss with a gradient, got one that depends on no variable")
+            outputs, inputs = [loss, gradient], [theta, x, y_]
         nodes = tf.graph_util.extract_sub_graph(graph.as_graph_def(), [t.op.name for t in (*outputs, *inputs)])
         return nodes, [t.name for t in outputs], [t.name for t in inputs]
 

@@ -1,5 +1,6 @@
 """The fast design computes what the listing's does: the same updates of the same parameters, in fewer messages."""
 
+import dataclasses
 import os
 
 import numpy as np
@@ -173,6 +174,15 @@ def test_a_model_that_is_no_vector_is_refused_with_the_way_out():
     with pytest.raises(ValueError, match=r"seen.*design='listing'"):
         build_flat_replica(SPEC, 0, build_graph=counting)
     assert "seen" in {v.op.name for v in build_replica(SPEC, 0, build_graph=counting).graph.get_collection("variables")}
+
+
+def test_a_loss_without_a_gradient_is_refused():
+    def counting():
+        model = two_layers()
+        return dataclasses.replace(model, loss=1 - model.accuracy)
+
+    with pytest.raises(ValueError, match="expected a loss with a gradient"):
+        build_flat_replica(SPEC, 0, build_graph=counting, train_set=MNIST.train)
 
 
 @pytest.mark.parametrize(

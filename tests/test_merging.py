@@ -1,5 +1,7 @@
 """The chief's thread that merges gradients: what ends it, what does not, and who is told."""
 
+import threading
+
 import pytest
 import tensorflow.compat.v1 as tf
 
@@ -28,10 +30,13 @@ class Chief:
             raise self.tokens(None, None, "why")
 
 
+PARTS = dict.fromkeys(("graph", "model", "parameters", "global_step", "uninitialized", "local_init", "advance"))
+REPLICA = Replica(**PARTS, merge="merge", init_tokens="init_tokens", close_tokens="close_tokens")
+
+
 def merge(*ends, **options):
     chief = Chief(*ends, **options)
-    parts = dict.fromkeys(("graph", "model", "parameters", "global_step", "uninitialized", "local_init", "advance"))
-    merging = Merging(chief, Replica(**parts, merge="merge", init_tokens="init_tokens", close_tokens="close_tokens"))
+    merging = Merging(chief, REPLICA)
     merging._thread.join(10)
     assert not merging._thread.is_alive()
     return chief, merging
@@ -48,6 +53,26 @@ def test_without_the_ps_merging_ends_and_tells_nobody():
     chief, merging = merge(None, tf.errors.UnavailableError, tokens=tf.errors.UnavailableError)
     assert chief.ran == ["merge", "merge", "init_tokens"]
     merging.join()
+
+
+def test_a_merging_that_was_stopped_gives_no_tokens_when_its_run_ends():
+    """The chief's next session does: two that merge would each take a part of a round."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Waiting(Chief):
+        def run(self, op, feed=None, options=None):
+            begun.set()
+            assert go_on.wait(10)
+            super().run(op)
+
+    chief = Waiting(tf.errors.AbortedError)
+    merging = Merging(chief, REPLICA)
+    assert begun.wait(10)
+    merging.stop()
+    go_on.set()
+    merging.join()
+    assert not merging._thread.is_alive()
+    assert chief.ran == ["merge"]
 
 
 def test_an_error_of_the_model_closes_the_queue_and_is_kept():

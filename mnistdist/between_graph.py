@@ -22,7 +22,7 @@ from mnistdist.results import WorkerResult
 from mnistdist.sessions import variables_live, worker_session
 from mnistdist.steps import StepRecord
 
-FRUITLESS_ATTEMPTS = 3  # to go on after a loss, in a row and without a single step
+FRUITLESS_ATTEMPTS = 3  # to go on after a loss, in a row and without a single update
 __all__ = ["Graph", "Replica", "WorkerResult", "adam", "build_replica", "run_worker", "train_loop"]
 
 
@@ -42,8 +42,7 @@ class Replica:
             parameters were read, global step that the update made, start, end, loss) of each.
         merge: In synchronous training the op that merges gradients into updates and puts tokens into a queue, for
             which the workers wait; worker 0 runs it again and again. Else None.
-        init_tokens: Op that puts the first tokens into the queue, likewise, and new ones after a merge that failed:
-            from then on, gradients count that belong to the round that the variables are at.
+        init_tokens: Op that puts the first tokens of a session into the queue, likewise.
         close_tokens: Op that closes it when the training is over, likewise: who waits for a token is told so.
         drop: Op that frees the data that this worker keeps; None if it keeps none.
     """
@@ -139,9 +138,7 @@ def chief_ops(opt):
     """The ops ``merge``, ``init_tokens`` and ``close_tokens`` of a :class:`Replica`, of a SyncReplicasOptimizer."""
     runner = opt.get_chief_queue_runner()
     (merge,) = runner.enqueue_ops
-    with tf.control_dependencies([opt.chief_init_op]):
-        tokens = opt.get_init_tokens_op()
-    return merge, tokens, runner.queue.close()
+    return merge, opt.get_init_tokens_op(), runner.queue.close()
 
 
 def one_step(model, before, after):
@@ -306,7 +303,9 @@ def run_worker(
                     timed_run(session, replica.drop, wait_timeout)
             return WorkerResult(task_index, records, seconds, validation)
         except TaskLost as error:
-            fruitless = 0 if len(records) > made else fruitless + 1
+            # The first tokens of a session let a worker make a step though no round has come about.
+            new = records[made:]
+            fruitless = 0 if new and new[-1].global_step_after > new[0].global_step_before else fruitless + 1
             if logdir is None and not variables_live(replica, target, cluster_spec, task_index):
                 advice = "start the training again (with a logdir, checkpoints would remain)"
                 raise TaskLost(f"{error}: {advice}") from None

@@ -142,11 +142,10 @@ class _Rounds:
                     done = [self._tokens.enqueue_many([tf.fill([many], round_)])]
         with tf.device(ps_device(0)):
             (self.merge,) = done
+            self.init_tokens = self._tokens.enqueue_many([tf.fill([many], global_step.read_value())])
             self.close_tokens = self._tokens.close()
         # What is older than the round that the variables are at is dropped: after a restart of a ps or the chief too.
         self.begin = [accumulator.set_global_step(global_step) for accumulator in self._accumulators]
-        with tf.control_dependencies(self.begin), tf.device(ps_device(0)):
-            self.init_tokens = self._tokens.enqueue_many([tf.fill([many], global_step.read_value())])
 
     def hand_in(self, gradients, round_):
         """Give the gradients of a round, and draw a token: the number of rounds so far."""

@@ -53,12 +53,15 @@ def abandon(session):
     _abandoned.append(session)
 
 
-def close_session(session):
-    """Close a session, if it is one and not None; if that takes more than some seconds, it is abandoned."""
+def close_session(session, seconds=CLOSE_SECONDS):
+    """Close a session, if it is one and not None; if that takes more than so many seconds, it is abandoned.
+
+    Its runs are cancelled before anything is waited for.
+    """
     if session is None:
         return
     try:
-        within(CLOSE_SECONDS, session.close, "")
+        within(seconds, session.close, "")
     except TimeoutError:
         abandon(session)
     except tf.errors.OpError:

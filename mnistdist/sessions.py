@@ -10,6 +10,7 @@ import time
 
 import tensorflow.compat.v1 as tf
 
+from mnistdist.errors import TaskLost
 from mnistdist.limits import CLOSE_SECONDS, abandon, close_session, run_options, timed_run, within
 from mnistdist.merging import Merging
 from mnistdist.network import wait_for_address
@@ -66,23 +67,38 @@ def worker_session(
         yield session
         if merging is not None:
             merging.close(wait_timeout)
-    except tf.errors.OpError as error:
+    except (tf.errors.OpError, RuntimeError) as error:
+        cause = error
         if merging is not None:
-            merging.stop()  # or it would go on beside that of the chief's next session
-            error = merging.error or error
-        silent = functools.partial(silence, target, cluster_spec, task_index)
-        explanation = explain(error, cluster_spec, silent, sync=replica.merge is not None)
+            merging.stop()
+            cause = merging.error or error
+        explanation = _explain(cause, merging, replica, target, cluster_spec, task_index)
         if explanation is None:
             close_session(session)
-            raise error
-        abandon(session)
+            raise cause from None
+        if merging is not None:
+            close_session(session, 1)  # a run that stands in it would merge gradients of the next session's rounds
+        else:
+            abandon(session)
         raise explanation from error
     except BaseException:
+        if merging is not None:
+            merging.stop()
         close_session(session)
         raise
     close_session(session)
     if merging is not None:
         merging.join()
+
+
+def _explain(cause, merging, replica, target, cluster_spec, task_index):
+    if not isinstance(cause, tf.errors.OpError):
+        return None
+    silent = functools.partial(silence, target, cluster_spec, task_index)
+    explanation = explain(cause, cluster_spec, silent, sync=replica.merge is not None)
+    if explanation is None and merging is not None and merging.interrupted:
+        return TaskLost(f"a run that merges gradients was ended: {gist(cause)}")
+    return explanation
 
 
 def session_config(task_index):

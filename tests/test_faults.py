@@ -44,7 +44,8 @@ def test_training_goes_on_or_says_why_it_does_not(cell):
     least, most = (1, faults.SAVE_STEPS) if (role, fault) == ("ps", "restart") else (0, 0)
     assert outcome["lost"] is None if ends else least <= outcome["lost"] <= most
     if fault == "pause" and (mode == "sync" or role == "ps"):
-        assert outcome["seconds"] >= faults.PAUSE
+        # Steps are timed by those who make them, and one that was under way may end after the signal.
+        assert outcome["seconds"] >= faults.PAUSE - 0.5
 
 
 @pytest.mark.parametrize(("form", "phase"), list(zip(("cluster", "program", "cluster"), faults.PHASES, strict=True)))

@@ -5,7 +5,7 @@ import threading
 import pytest
 import tensorflow.compat.v1 as tf
 
-from mnistdist import Cluster, train
+from mnistdist import Cluster, TaskFailed, train
 from mnistdist.between_graph import Replica
 from mnistdist.merging import Merging
 
@@ -13,8 +13,8 @@ from mnistdist.merging import Merging
 class Chief:
     """A session whose runs of ``merge`` end as told, one after the other; the last of them is to end merging."""
 
-    def __init__(self, *ends, tokens=None):
-        self.ends, self.tokens, self.ran = list(ends), tokens, []
+    def __init__(self, *ends):
+        self.ends, self.ran = list(ends), []
 
     def make_callable(self, op):
         assert op == "merge"
@@ -26,37 +26,45 @@ class Chief:
             end = self.ends.pop(0)
             if end is not None:
                 raise end(None, None, "why") if issubclass(end, tf.errors.OpError) else end("why")
-        if op == "init_tokens" and self.tokens is not None:
-            raise self.tokens(None, None, "why")
+
+    def close(self):
+        self.ran.append("close")
 
 
 PARTS = dict.fromkeys(("graph", "model", "parameters", "global_step", "uninitialized", "local_init", "advance"))
 REPLICA = Replica(**PARTS, merge="merge", init_tokens="init_tokens", close_tokens="close_tokens")
 
 
-def merge(*ends, **options):
-    chief = Chief(*ends, **options)
+def merge(*ends):
+    chief = Chief(*ends)
     merging = Merging(chief, REPLICA)
     merging._thread.join(10)
     assert not merging._thread.is_alive()
     return chief, merging
 
 
-@pytest.mark.parametrize("end", [tf.errors.AbortedError, tf.errors.UnavailableError, tf.errors.CancelledError])
-def test_a_run_that_the_runtime_has_ended_is_made_again_with_new_tokens(end):
-    chief, merging = merge(None, end, None, end, RuntimeError)
-    assert chief.ran == ["merge", "merge", "init_tokens", "merge", "merge", "init_tokens", "merge"]
+OF_THE_RUNTIME = ("Aborted", "Unavailable", "Cancelled", "FailedPrecondition", "NotFound", "Internal", "Unknown")
+
+
+@pytest.mark.parametrize("end", OF_THE_RUNTIME)
+def test_a_run_that_the_runtime_has_ended_closes_the_session_under_the_step_of_the_chief(end):
+    chief, merging = merge(None, getattr(tf.errors, f"{end}Error"))
+    assert chief.ran == ["merge", "merge", "close"]
+    assert merging.interrupted
     merging.join()
 
 
-def test_without_the_ps_merging_ends_and_tells_nobody():
-    chief, merging = merge(None, tf.errors.UnavailableError, tokens=tf.errors.UnavailableError)
-    assert chief.ran == ["merge", "merge", "init_tokens"]
-    merging.join()
+@pytest.mark.parametrize("end", [tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError, ZeroDivisionError])
+def test_an_error_of_the_model_or_of_ours_closes_the_queue_and_is_kept(end):
+    chief, merging = merge(None, end)
+    assert chief.ran == ["merge", "merge", "close_tokens"]
+    assert not merging.interrupted
+    with pytest.raises(end, match="why"):
+        merging.join()
 
 
-def test_a_merging_that_was_stopped_gives_no_tokens_when_its_run_ends():
-    """The chief's next session does: two that merge would each take a part of a round."""
+@pytest.mark.parametrize("end", [tf.errors.CancelledError, tf.errors.InvalidArgumentError, RuntimeError])
+def test_how_a_run_ends_whose_session_is_being_closed_is_no_error(end):
     begun, go_on = threading.Event(), threading.Event()
 
     class Waiting(Chief):
@@ -65,33 +73,27 @@ def test_a_merging_that_was_stopped_gives_no_tokens_when_its_run_ends():
             assert go_on.wait(10)
             super().run(op)
 
-    chief = Waiting(tf.errors.AbortedError)
+    chief = Waiting(end)
     merging = Merging(chief, REPLICA)
     assert begun.wait(10)
     merging.stop()
     go_on.set()
     merging.join()
     assert not merging._thread.is_alive()
+    assert merging.error is None
     assert chief.ran == ["merge"]
 
 
-def test_an_error_of_the_model_closes_the_queue_and_is_kept():
-    chief, merging = merge(None, tf.errors.InvalidArgumentError)
-    assert chief.ran == ["merge", "merge", "close_tokens"]
-    with pytest.raises(tf.errors.InvalidArgumentError, match="why"):
-        merging.join()
-
-
-def lose_gradients(every):
-    """In the chief: of every so many runs of the merge op, one takes gradients, and is aborted before they are used."""
+def lose_gradients(every, error):
+    """In the chief: the last of so many runs of the merge op in a session takes gradients, and fails before the update."""
     import itertools
 
     import tensorflow.compat.v1 as tf
 
-    from mnistdist import merging
+    from mnistdist import merging, sessions
 
     class Losing(merging.Merging):
-        lost = 0
+        sessions = 0
 
         def __init__(self, session, replica):
             takes = [op for op in replica.graph.get_operations() if op.type.endswith("AccumulatorTakeGradient")]
@@ -104,30 +106,72 @@ def lose_gradients(every):
                     if next(numbers) % every:
                         return run()
                     session.run(takes[0].outputs[0])
-                    Losing.lost += 1
-                    raise tf.errors.AbortedError(None, None, "Cleanup")
+                    raise getattr(tf.errors, error)(None, None, "Cleanup")
 
                 return merge
 
             session.make_callable = making
+            Losing.sessions += 1
             super().__init__(session, replica)
-
-    from mnistdist import sessions
 
     sessions.Merging = Losing
 
 
-def times_lost():
+def sessions_made():
     from mnistdist import sessions
 
-    return sessions.Merging.lost
+    return sessions.Merging.sessions
 
 
-@pytest.mark.parametrize("design", ["fast", "listing"])
-def test_training_goes_on_when_a_run_of_the_merge_op_is_aborted(design):
+@pytest.fixture(scope="module")
+def cluster():
     with Cluster(ps=1, workers=2) as cluster:
-        cluster["worker", 0].apply_sync(lose_gradients, 7)
-        run = train(cluster, steps=200, sync=True, design=design, step_timeout=20, steps_per_run=None)
-        assert cluster["worker", 0].apply_sync(times_lost) > 1
+        yield cluster
+
+
+@pytest.mark.parametrize(
+    ("design", "every", "error"), [("fast", 8, "AbortedError"), ("listing", 60, "FailedPreconditionError")]
+)
+def test_training_goes_on_when_a_run_of_the_merge_op_is_ended(cluster, design, every, error):
+    cluster["worker", 0].apply_sync(lose_gradients, every, error)
+    run = train(cluster, steps=200, sync=True, design=design, step_timeout=20)
+    assert cluster["worker", 0].apply_sync(sessions_made) > 2
     assert run.global_step == 200
     assert run.test.accuracy > 0.8
+
+
+def test_training_ends_when_no_run_of_the_merge_op_comes_to_its_end(cluster):
+    cluster["worker", 0].apply_sync(lose_gradients, 1, "AbortedError")
+    with pytest.raises(TaskFailed, match=r"TaskLost: .*Cleanup") as caught:
+        train(cluster, steps=200, sync=True, step_timeout=None)
+    assert caught.value.task == "worker:0"
+
+
+def lose_a_step():
+    """In the chief: a session is lost while a run of the merge op stands; returns the error, and what stands."""
+    import threading
+
+    import tensorflow.compat.v1 as tf
+    from IPython import get_ipython
+
+    from mnistdist.between_graph import build_replica
+    from mnistdist.sessions import worker_session
+
+    here = get_ipython().user_ns
+    spec, target = here["cluster_spec"], here["server"].target
+    replica = build_replica(spec, 0, container="standing", seed=1, sync=True)
+    try:
+        with worker_session(replica, target, spec, 0):
+            raise tf.errors.AbortedError(None, None, "lost on the way")
+    except ConnectionError as error:
+        said = str(error)
+    for thread in threading.enumerate():
+        if thread.name == "merging":
+            thread.join(5)
+    return said, [thread.name for thread in threading.enumerate() if thread.name == "merging"]
+
+
+def test_a_session_that_is_lost_leaves_no_run_that_would_take_gradients_of_the_next(cluster):
+    said, standing = cluster["worker", 0].apply_sync(lose_a_step)
+    assert said == "a task of the cluster was lost or restarted: lost on the way"
+    assert standing == []

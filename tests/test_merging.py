@@ -85,7 +85,7 @@ def test_how_a_run_ends_whose_session_is_being_closed_is_no_error(end):
 
 
 def lose_gradients(every, error):
-    """In the chief: the last of so many runs of the merge op in a session takes gradients, and fails before the update."""
+    """In the chief: the last of so many runs of a session's merge op takes gradients, but fails before the update."""
     import itertools
 
     import tensorflow.compat.v1 as tf

@@ -44,8 +44,11 @@ def silence(target, cluster_spec, task_index):
     return f"{' and '.join(silent)} accepts connections, but does not answer: is it stopped, or overloaded?"
 
 
-def explain(error, cluster_spec, silence, sync):
-    """The error that says what TensorFlow's error means for the cluster; None if it is about something else."""
+def explain(error, cluster_spec, silence, sync, merging=False):
+    """The error that says what TensorFlow's error means for the cluster; None if it is about something else.
+
+    ``sync``: the training is synchronous; ``merging``: the error is what a run that merges gradients was ended by.
+    """
     gone = []
     time.sleep(0.5)  # a process that is ending accepts connections to its last moment
     for index, address in enumerate(cluster_spec["ps"]):
@@ -63,4 +66,6 @@ def explain(error, cluster_spec, silence, sync):
         return TimeoutError(f"a step was not done in time. {silence() or (round_ if sync else ANSWERS_NOW)}")
     if isinstance(error, OF_A_LOST_TASK):
         return TaskLost(f"a task of the cluster was lost or restarted: {gist(error)}")
+    if merging:
+        return TaskLost(f"a run that merges gradients was ended: {gist(error)}")
     return None

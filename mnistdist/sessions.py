@@ -10,7 +10,6 @@ import time
 
 import tensorflow.compat.v1 as tf
 
-from mnistdist.errors import TaskLost
 from mnistdist.limits import CLOSE_SECONDS, abandon, close_session, run_options, timed_run, within
 from mnistdist.merging import Merging
 from mnistdist.network import wait_for_address
@@ -72,7 +71,11 @@ def worker_session(
         if merging is not None:
             merging.stop()
             cause = merging.error or error
-        explanation = _explain(cause, merging, replica, target, cluster_spec, task_index)
+        explanation = None
+        if isinstance(cause, tf.errors.OpError):
+            silent = functools.partial(silence, target, cluster_spec, task_index)
+            interrupted = merging is not None and merging.interrupted
+            explanation = explain(cause, cluster_spec, silent, sync=replica.merge is not None, merging=interrupted)
         if explanation is None:
             close_session(session)
             raise cause from None
@@ -89,16 +92,6 @@ def worker_session(
     close_session(session)
     if merging is not None:
         merging.join()
-
-
-def _explain(cause, merging, replica, target, cluster_spec, task_index):
-    if not isinstance(cause, tf.errors.OpError):
-        return None
-    silent = functools.partial(silence, target, cluster_spec, task_index)
-    explanation = explain(cause, cluster_spec, silent, sync=replica.merge is not None)
-    if explanation is None and merging is not None and merging.interrupted:
-        return TaskLost(f"a run that merges gradients was ended: {gist(cause)}")
-    return explanation
 
 
 def session_config(task_index):

@@ -107,7 +107,7 @@ def no_answer(**_):
     return str(caught.value)
 
 
-def explained(name, sync=False, up=True):
+def explained(name, sync=False, up=True, merging=False):
     """What the package makes of an error of TensorFlow's, with a ps that accepts connections or doesn't."""
 
     def produce(**_):
@@ -117,7 +117,7 @@ def explained(name, sync=False, up=True):
 
         with held_port(listening=up) as address:
             spec = {"ps": [address], "worker": ["w:1"]}
-            return str(explain(getattr(tf.errors, name)(None, None, "why"), spec, lambda: None, sync))
+            return str(explain(getattr(tf.errors, name)(None, None, "why"), spec, lambda: None, sync, merging))
 
     return produce
 
@@ -283,6 +283,7 @@ DIRECT = {
     ),
     "… has gone, and its variables with it": explained("UnavailableError", up=False),
     "a task of the cluster was lost or restarted: …": explained("AbortedError"),
+    "a run that merges gradients was ended: …": explained("FailedPreconditionError", sync=True, merging=True),
     "start the training again (with a logdir, checkpoints would remain)": lost_without_logdir,
     "no checkpoint of global step … within … s: a ps does not answer": slow_checkpoint,
     "no evaluation within … s: a ps does not answer": slow_evaluation,

@@ -22,7 +22,7 @@ from mnistdist.results import WorkerResult
 from mnistdist.sessions import variables_live, worker_session
 from mnistdist.steps import StepRecord
 
-FRUITLESS_ATTEMPTS = 3  # to go on after a loss, in a row and without a single update
+FRUITLESS_ATTEMPTS = 3  # to go on after a loss, in a row and without an update that the worker has seen
 __all__ = ["Graph", "Replica", "WorkerResult", "adam", "build_replica", "run_worker", "train_loop"]
 
 
@@ -217,8 +217,6 @@ def train_loop(
                 raise
             # The chief has ended, and closed the queue of tokens.
             after = timed_run(session, replica.global_step, timeout, known=True)
-            if after < steps and task_index == 0:
-                raise
             if after < steps:
                 raise TaskLost(f"worker:0, the chief, ended in round {after} of {steps}") from None
             break
@@ -227,6 +225,8 @@ def train_loop(
             records.append(record)
             if on_step is not None:
                 on_step(record)
+        if after >= steps:  # or a token from before a checkpoint was restored would end the training too early
+            after = timed_run(session, replica.global_step, timeout, known=True)
     return records
 
 
@@ -273,6 +273,7 @@ def run_worker(
         TimeoutError: a ps, worker 0 or, with ``step_timeout``, the rest of a round did not come in time.
         TaskLost: a ps has gone, or worker 0 of a synchronous training; a ``ConnectionError``.
         OSError: a checkpoint can't be written or read.
+        tf.errors.OpError: anything else that is wrong with the graph, as TensorFlow says it.
     """
     records, fruitless = [], 0
     while True:

@@ -144,7 +144,7 @@ class _Rounds:
             (self.merge,) = done
             self.init_tokens = self._tokens.enqueue_many([tf.fill([many], global_step.read_value())])
             self.close_tokens = self._tokens.close()
-        # What is older than the round that the variables are at is dropped: after a restart of a ps or the chief too.
+        # Gradients that come for an older round than the variables are at are dropped: after a restart too.
         self.begin = [accumulator.set_global_step(global_step) for accumulator in self._accumulators]
 
     def hand_in(self, gradients, round_):

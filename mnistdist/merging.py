@@ -1,10 +1,10 @@
 """The chief's part of a synchronous training: a thread that merges the workers' gradients into updates."""
 
-import contextlib
 import threading
 
 import tensorflow.compat.v1 as tf
 
+from mnistdist.errors import TaskLost
 from mnistdist.limits import CLOSE_SECONDS, close_session, timed_run
 
 _OF_THE_MODEL = (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError, tf.errors.UnimplementedError)
@@ -13,10 +13,10 @@ _OF_THE_MODEL = (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedErro
 class Merging:
     """Runs a replica's ``merge`` op again and again, from a thread of its own, until the training or a run has failed.
 
-    All workers wait for what it gives, so its end must reach them. After an error of the model or the optimizer it
-    closes the queue of tokens, which ends the training, as ``tf.train.QueueRunner`` does after any. All others are the
-    runtime's ("ABORTED: Cleanup ...", a ps that has gone): it closes the session then, under the chief's own step,
-    so that the chief makes a new one, with new tokens for the round that the variables are at.
+    All workers wait for what it gives. After an error of the model or the optimizer it closes the queue of tokens,
+    which ends the training, as ``tf.train.QueueRunner`` does after any. All others are the runtime's ("ABORTED: Cleanup
+    ...", a ps that has gone): it closes the session then, under the chief's own step, so that the chief makes a new
+    one, with new tokens for the round that the variables are at.
 
     Args:
         session: The chief's.
@@ -39,6 +39,12 @@ class Merging:
         """From now on, no end of the thread is an error: whoever calls this closes the session, and so ends it."""
         self._over = True
 
+    def blame(self, error):
+        """What a session that ends by ``error`` has ended by: what merging did, where the error may come of that."""
+        self.stop()
+        follows = isinstance(error, (tf.errors.OpError, TaskLost)) or "closed Session" in str(error)
+        return self.error if follows and self.error is not None else error
+
     def close(self, timeout):
         """The training is over: close the queue, which tells those who wait for a token, within ``timeout`` seconds."""
         self.stop()
@@ -59,8 +65,10 @@ class Merging:
             if self._over:
                 return
             self.error = error
-        if self.interrupted:
-            close_session(self._session)
-        else:
-            with contextlib.suppress(tf.errors.OpError, RuntimeError):  # the workers can't be told either
+        if not self.interrupted:
+            try:
                 self.close(CLOSE_SECONDS)
+                return
+            except (tf.errors.OpError, RuntimeError):
+                pass  # the chief, at least, is to hear of it
+        close_session(self._session)

@@ -10,6 +10,7 @@ import time
 
 import tensorflow.compat.v1 as tf
 
+from mnistdist.errors import TaskLost
 from mnistdist.limits import CLOSE_SECONDS, abandon, close_session, run_options, timed_run, within
 from mnistdist.merging import Merging
 from mnistdist.network import wait_for_address
@@ -61,16 +62,14 @@ def worker_session(
         session = _open(supervisor, replica, target, cluster_spec, task_index, checkpoints, wait_timeout, say)
         if task_index == 0 and replica.merge is not None:
             say("Starting chief queue runner and running init_tokens_op")
-            timed_run(session, replica.init_tokens, wait_timeout)
-            merging = Merging(session, replica)
+            with contextlib.suppress(tf.errors.CancelledError):  # closed: a chief has ended this training before
+                timed_run(session, replica.init_tokens, wait_timeout)
+                merging = Merging(session, replica)
         yield session
         if merging is not None:
             merging.close(wait_timeout)
-    except (tf.errors.OpError, RuntimeError) as error:
-        cause = error
-        if merging is not None:
-            merging.stop()
-            cause = merging.error or error
+    except (tf.errors.OpError, RuntimeError, TaskLost) as error:
+        cause = error if merging is None else merging.blame(error)
         explanation = None
         if isinstance(cause, tf.errors.OpError):
             silent = functools.partial(silence, target, cluster_spec, task_index)
@@ -78,12 +77,14 @@ def worker_session(
             explanation = explain(cause, cluster_spec, silent, sync=replica.merge is not None, merging=interrupted)
         if explanation is None:
             close_session(session)
+            if cause is error:
+                raise
             raise cause from None
         if merging is not None:
             close_session(session, 1)  # a run that stands in it would merge gradients of the next session's rounds
         else:
             abandon(session)
-        raise explanation from error
+        raise explanation from cause
     except BaseException:
         if merging is not None:
             merging.stop()

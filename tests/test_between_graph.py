@@ -73,7 +73,9 @@ def test_every_step_has_the_limit_of_time_that_was_asked_for(replica):
     assert rest.options == [None]
 
 
-@pytest.mark.parametrize(("index", "ends_at", "error"), [(0, 10, None), (1, 10, None), (1, 5, ConnectionError)])
+@pytest.mark.parametrize(
+    ("index", "ends_at", "error"), [(0, 10, None), (1, 10, None), (0, 5, ConnectionError), (1, 5, ConnectionError)]
+)
 def test_a_closed_queue_of_tokens_is_the_end_or_the_loss_of_the_chief(index, ends_at, error):
     replica = dataclasses.replace(build_replica(SPEC, index), merge=object())
     rest = Rest(replica, fails=5, ends_at=ends_at)
@@ -84,11 +86,19 @@ def test_a_closed_queue_of_tokens_is_the_end_or_the_loss_of_the_chief(index, end
         assert len(train_loop(rest, replica, Batches(), task_index=index, steps=10)) == 5
 
 
-def test_a_chief_that_finds_its_queue_closed_before_the_end_has_failed():
-    """It closes it itself when the merging of gradients has failed."""
-    replica = dataclasses.replace(build_replica(SPEC, 0), merge=object())
-    with pytest.raises(tf.errors.OutOfRangeError):
-        train_loop(Rest(replica, fails=5, ends_at=5), replica, Batches(), task_index=0, steps=10)
+def test_a_token_from_before_a_checkpoint_was_restored_does_not_end_the_training(replica):
+    """The queue of tokens lives on one ps, and outlives another whose variables are restored."""
+
+    class Restored(Rest):
+        def run(self, fetches, feed=None, options=None):
+            values = super().run(fetches, feed, options)
+            stale = fetches is not replica.global_step and not seen
+            return (values[0], np.int64(10), values[2]) if stale else values
+
+    seen = []
+    rest = Restored(replica, first=6)
+    steps = train_loop(rest, replica, Batches(), task_index=1, steps=10, on_step=seen.append)
+    assert [step.global_step_after for step in steps] == [10, 8, 9, 10]
 
 
 def test_a_closed_queue_in_asynchronous_training_is_an_error_like_any_other(replica):

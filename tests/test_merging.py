@@ -13,8 +13,8 @@ from mnistdist.merging import Merging
 class Chief:
     """A session whose runs of ``merge`` end as told, one after the other; the last of them is to end merging."""
 
-    def __init__(self, *ends):
-        self.ends, self.ran = list(ends), []
+    def __init__(self, *ends, closes=True):
+        self.ends, self.closes, self.ran = list(ends), closes, []
 
     def make_callable(self, op):
         assert op == "merge"
@@ -26,6 +26,8 @@ class Chief:
             end = self.ends.pop(0)
             if end is not None:
                 raise end(None, None, "why") if issubclass(end, tf.errors.OpError) else end("why")
+        if op == "close_tokens" and not self.closes:
+            raise tf.errors.DeadlineExceededError(None, None, "no answer")
 
     def close(self):
         self.ran.append("close")
@@ -35,8 +37,8 @@ PARTS = dict.fromkeys(("graph", "model", "parameters", "global_step", "uninitial
 REPLICA = Replica(**PARTS, merge="merge", init_tokens="init_tokens", close_tokens="close_tokens")
 
 
-def merge(*ends):
-    chief = Chief(*ends)
+def merge(*ends, **options):
+    chief = Chief(*ends, **options)
     merging = Merging(chief, REPLICA)
     merging._thread.join(10)
     assert not merging._thread.is_alive()
@@ -61,6 +63,20 @@ def test_an_error_of_the_model_or_of_ours_closes_the_queue_and_is_kept(end):
     assert not merging.interrupted
     with pytest.raises(end, match="why"):
         merging.join()
+
+
+def test_where_the_queue_can_not_be_closed_the_chief_still_hears_of_it():
+    chief, merging = merge(None, tf.errors.ResourceExhaustedError, closes=False)
+    assert chief.ran == ["merge", "merge", "close_tokens", "close"]
+    assert isinstance(merging.blame(tf.errors.CancelledError(None, None, "")), tf.errors.ResourceExhaustedError)
+
+
+def test_only_what_may_follow_from_the_end_of_merging_is_blamed_on_it():
+    _, merging = merge(tf.errors.AbortedError)
+    for error in (tf.errors.CancelledError(None, None, ""), RuntimeError("Attempted to use a closed Session.")):
+        assert merging.blame(error) is merging.error
+    for error in (RuntimeError("the reader's own"), ValueError("closed")):
+        assert merging.blame(error) is error
 
 
 @pytest.mark.parametrize("end", [tf.errors.CancelledError, tf.errors.InvalidArgumentError, RuntimeError])
@@ -106,7 +122,7 @@ def lose_gradients(every, error):
                     if next(numbers) % every:
                         return run()
                     session.run(takes[0].outputs[0])
-                    raise getattr(tf.errors, error)(None, None, "Cleanup")
+                    raise getattr(tf.errors, error)(None, None, f"Cleanup {Losing.sessions}")
 
                 return merge
 
@@ -140,11 +156,20 @@ def test_training_goes_on_when_a_run_of_the_merge_op_is_ended(cluster, design, e
     assert run.test.accuracy > 0.8
 
 
-def test_training_ends_when_no_run_of_the_merge_op_comes_to_its_end(cluster):
+def test_training_ends_after_three_sessions_in_which_no_run_of_the_merge_op_comes_to_its_end(cluster):
     cluster["worker", 0].apply_sync(lose_gradients, 1, "AbortedError")
-    with pytest.raises(TaskFailed, match=r"TaskLost: .*Cleanup") as caught:
+    with pytest.raises(TaskFailed, match=r"TaskLost: .*Cleanup 3") as caught:
         train(cluster, steps=200, sync=True, step_timeout=None)
     assert caught.value.task == "worker:0"
+
+
+def test_an_error_of_the_readers_own_is_told_as_it_is(cluster):
+    def on_step(record):
+        if record.worker == 0 and record.local_step > 20:
+            raise RuntimeError("mine")
+
+    with pytest.raises(TaskFailed, match="RuntimeError: mine"):
+        train(cluster, steps=200, sync=True, on_step=on_step, step_timeout=None)
 
 
 def lose_a_step():

@@ -106,6 +106,14 @@ def test_one_worker_alone_gives_all_gradients_of_a_round(cluster):
     assert said.get(60) == 5
 
 
+def test_a_chief_that_comes_back_to_a_training_that_has_ended_says_so(cluster):
+    """The queue of tokens is closed for good; where nothing is left to do, that is no error."""
+    assert cluster["worker", 0].apply_sync(open_session, "ended", 20, None, True, 5) == 5
+    assert cluster["worker", 0].apply_sync(open_session, "ended", 20, None, True, 5) == 5
+    said = cluster["worker", 0].apply_sync(open_session, "ended", 20, None, True, 9)
+    assert said == "TaskLost: worker:0, the chief, ended in round 5 of 9"
+
+
 def test_a_ps_that_goes_is_named():
     with Cluster(ps=1, workers=1) as cluster:
         address = cluster.spec["ps"][0]

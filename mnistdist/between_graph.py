@@ -143,14 +143,11 @@ def chief_ops(opt):
 
 def one_step(model, before, after):
     """The ``advance`` of a replica that is fed one batch a run."""
-    known = False
 
     def advance(session, dataset, batch_size, left, timeout):
-        nonlocal known
         images, labels = dataset.next_batch(batch_size)
         start, feed = time.monotonic(), {model.x: images, model.y_: labels}
-        values = timed_run(session, [before, after, model.loss], timeout, feed, known=known)
-        known = True
+        values = timed_run(session, [before, after, model.loss], timeout, feed)
         return [(*values[:2], start, time.monotonic(), values[2])]
 
     return advance
@@ -216,7 +213,7 @@ def train_loop(
             if replica.merge is None:
                 raise
             # The chief has ended, and closed the queue of tokens.
-            after = timed_run(session, replica.global_step, timeout, known=True)
+            after = timed_run(session, replica.global_step, timeout)
             if after < steps:
                 raise TaskLost(f"worker:0, the chief, ended in round {after} of {steps}") from None
             break
@@ -226,7 +223,7 @@ def train_loop(
             if on_step is not None:
                 on_step(record)
         if after >= steps:  # or a token from before a checkpoint was restored would end the training too early
-            after = timed_run(session, replica.global_step, timeout, known=True)
+            after = timed_run(session, replica.global_step, timeout)
     return records
 
 
@@ -296,7 +293,7 @@ def run_worker(
                 train_loop(session, replica, data.train, **loop)
                 seconds = _tell_end(records, say)
                 if checkpoints is not None:
-                    checkpoints.save(int(timed_run(session, replica.global_step, wait_timeout, known=True)))
+                    checkpoints.save(int(timed_run(session, replica.global_step, wait_timeout)))
                 late = f"no evaluation within {wait_timeout:g} s: a ps does not answer"
                 evaluation = functools.partial(evaluate, session, replica.model, data.validation)
                 validation = within(wait_timeout, evaluation, late) if data.validation is not None else None

@@ -253,7 +253,7 @@ def _timed(pulled, ends):
 
 def _advancing(runs, batches, local_steps, workers, sync_from):
     """The function that makes the next steps: see ``Replica.advance``."""
-    longest, round_, filled, known, slowest = max(runs), None, False, set(), 0.0
+    longest, round_, filled, slowest = max(runs), None, False, 0.0
 
     def advance(session, dataset, batch_size, left, timeout):
         nonlocal round_, filled, slowest
@@ -273,9 +273,8 @@ def _advancing(runs, batches, local_steps, workers, sync_from):
         # One step of a run may take the whole time, all others what steps have taken until now.
         limit = timeout and timeout + slowest * (count - 1)
         start = time.monotonic()
-        before, after, losses, ends = timed_run(session, run.fetches, limit, feed, known=count in known)
+        before, after, losses, ends = timed_run(session, run.fetches, limit, feed)
         last = time.monotonic()
-        known.add(count)
         slowest = max(slowest, (last - start) / count)
         between = np.maximum.accumulate(np.clip(ends + _monotonic_offset(), start, last))
         times = [start, *between, last]

@@ -1,31 +1,53 @@
 """Runs and sessions that end: TensorFlow's own calls have no limit of time, or one that does not always hold."""
 
+import contextlib
 import functools
+import queue
 import threading
+from concurrent import futures
 from concurrent.futures import Future
 
 import tensorflow.compat.v1 as tf
 
 CLOSE_SECONDS = 5
-_abandoned = []
+_abandoned, _idle = [], []
+
+
+class _Runner(threading.Thread):
+    """A thread that makes one call after the other: to start one for each would take longer than a step does."""
+
+    def __init__(self):
+        super().__init__(daemon=True, name="limited call")
+        self.calls = queue.SimpleQueue()
+        self.start()
+
+    def run(self):
+        while True:
+            outcome, function = self.calls.get()
+            try:
+                tell, what = outcome.set_result, function()
+            except BaseException as error:
+                tell, what = outcome.set_exception, error
+            _idle.append(self)
+            tell(what)
+            del outcome, function, tell, what  # or what they hold would live until the next call
 
 
 def within(seconds, function, complaint):
     """What ``function()`` returns or raises; ``TimeoutError(complaint)`` after ``seconds``, while it goes on."""
-    outcome = Future()
-
-    def run():
-        try:
-            outcome.set_result(function())
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        raise TimeoutError(complaint)
-    return outcome.result()
+    runner = None
+    while _idle and runner is None:
+        with contextlib.suppress(IndexError):  # another thread was quicker
+            runner = _idle.pop()
+            runner = runner if runner.is_alive() else None  # it is not in a process that was forked off
+    runner, outcome = runner or _Runner(), Future()
+    runner.calls.put((outcome, function))
+    try:
+        return outcome.result(seconds)
+    except futures.TimeoutError:
+        if not outcome.done():
+            raise TimeoutError(complaint) from None
+        return outcome.result()  # it has come at the last moment, or is an error of the function's own
 
 
 def run_options(timeout):
@@ -33,14 +55,15 @@ def run_options(timeout):
     return tf.RunOptions(timeout_in_ms=max(1, int(1000 * timeout))) if timeout else None
 
 
-def timed_run(session, fetches, timeout, feed=None, *, known=False):
+def timed_run(session, fetches, timeout, feed=None):
     """``session.run`` that may take ``timeout`` seconds (None: any); ``tf.errors.DeadlineExceededError`` after that.
 
     TensorFlow's own limit does not count while the tasks are given their parts of a graph that the session has not run
-    before, and a task that is stopped never takes its part. A graph that is ``known`` needs no more than that limit.
+    before, and a task that is stopped never takes its part. And a run that exceeds it is cancelled and then waited for:
+    for ever, if it does not heed that.
     """
     run = functools.partial(session.run, fetches, feed, run_options(timeout))
-    if known or not timeout:
+    if not timeout:
         return run()
     try:
         return within(timeout + 1, run, f"no answer within {timeout:g} s")

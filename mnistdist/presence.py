@@ -126,7 +126,7 @@ class _Line:
             if self._session is None:
                 wait_for_address(self._address, PERIOD, what=self._ps)
                 self._session = self._limits.within(RECONNECT_SECONDS, self._connect, "")
-            self._limits.timed_run(self._session, op, RECONNECT_SECONDS, known=op is self._sign)
+            self._limits.timed_run(self._session, op, RECONNECT_SECONDS)
             return True
         except self._tf.errors.DeadlineExceededError:
             return False  # a ps that is slow, or stopped for a while

@@ -4,12 +4,13 @@ import signal
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import tensorflow.compat.v1 as tf
 
 from mnistdist import Cluster
-from mnistdist.limits import within
+from mnistdist.limits import timed_run, within
 from mnistdist.outages import gist
 from mnistdist.sessions import wait_for_ps
 
@@ -26,6 +27,32 @@ def test_within_goes_on_without_what_does_not():
     with pytest.raises(TimeoutError, match="no answer"):
         within(0.2, lambda: release.wait(30), "no answer")
     assert time.monotonic() - begin < 10
+    release.set()
+
+
+def test_calls_one_after_the_other_share_a_thread_which_one_that_hangs_keeps():
+    release, before = threading.Event(), threading.active_count()
+    with pytest.raises(TimeoutError, match="late"):
+        within(0.1, lambda: release.wait(30), "late")
+    threads = {within(5, threading.get_ident, "") for _ in range(100)}
+    assert len(threads) <= 2
+    assert threading.active_count() <= before + 2
+    release.set()
+
+
+def test_an_error_of_the_call_is_its_own_even_if_it_is_a_timeout():
+    def fail():
+        raise TimeoutError("of the call")
+
+    with pytest.raises(TimeoutError, match="of the call"):
+        within(5, fail, "late")
+
+
+def test_a_run_that_does_not_end_when_tensorflow_cancels_it_is_left():
+    release = threading.Event()
+    session = SimpleNamespace(run=lambda fetches, feed, options: release.wait(30))
+    with pytest.raises(tf.errors.DeadlineExceededError, match=r"no answer within 0\.2 s"):
+        timed_run(session, "op", 0.2)
     release.set()
 
 

@@ -7,6 +7,7 @@ import tensorflow.compat.v1 as tf
 from mnistdist.errors import TaskLost
 from mnistdist.limits import CLOSE_SECONDS, close_session, timed_run
 
+_GRACE_SECONDS = 2
 _OF_THE_MODEL = (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError, tf.errors.UnimplementedError)
 
 
@@ -27,7 +28,7 @@ class Merging:
 
     def __init__(self, session, replica):
         self.error, self._session, self._replica = None, session, replica
-        self._over = False
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="merging")
         self._thread.start()
 
@@ -37,7 +38,7 @@ class Merging:
 
     def stop(self):
         """From now on, no end of the thread is an error: whoever calls this closes the session, and so ends it."""
-        self._over = True
+        self._over.set()
 
     def blame(self, error):
         """What a session that ends by ``error`` has ended by: what merging did, where the error may come of that."""
@@ -62,7 +63,7 @@ class Merging:
             while True:
                 merge()
         except Exception as error:
-            if self._over:
+            if self._over.is_set():
                 return
             self.error = error
         if not self.interrupted:
@@ -71,4 +72,6 @@ class Merging:
                 return
             except (tf.errors.OpError, RuntimeError):
                 pass  # the chief, at least, is to hear of it
-        close_session(self._session)
+        # If a ps has gone, the chief's step ends by itself, and a session is not to be closed meanwhile.
+        if not self._over.wait(_GRACE_SECONDS) or not self.interrupted:
+            close_session(self._session)

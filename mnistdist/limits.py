@@ -1,11 +1,9 @@
 """Runs and sessions that end: TensorFlow's own calls have no limit of time, or one that does not always hold."""
 
-import contextlib
 import functools
 import queue
 import threading
 from concurrent import futures
-from concurrent.futures import Future
 
 import tensorflow.compat.v1 as tf
 
@@ -33,15 +31,20 @@ class _Runner(threading.Thread):
             del outcome, function, tell, what  # or what they hold would live until the next call
 
 
+def _runner():
+    while True:
+        try:
+            runner = _idle.pop()
+        except IndexError:
+            return _Runner()
+        if runner.is_alive():  # it is not in a process that was forked off
+            return runner
+
+
 def within(seconds, function, complaint):
     """What ``function()`` returns or raises; ``TimeoutError(complaint)`` after ``seconds``, while it goes on."""
-    runner = None
-    while _idle and runner is None:
-        with contextlib.suppress(IndexError):  # another thread was quicker
-            runner = _idle.pop()
-            runner = runner if runner.is_alive() else None  # it is not in a process that was forked off
-    runner, outcome = runner or _Runner(), Future()
-    runner.calls.put((outcome, function))
+    outcome = futures.Future()
+    _runner().calls.put((outcome, function))
     try:
         return outcome.result(seconds)
     except futures.TimeoutError:

@@ -66,12 +66,12 @@ class Merging:
             if self._over.is_set():
                 return
             self.error = error
-        if not self.interrupted:
-            try:
-                self.close(CLOSE_SECONDS)
-                return
-            except (tf.errors.OpError, RuntimeError):
-                pass  # the chief, at least, is to hear of it
-        # If a ps has gone, the chief's step ends by itself, and a session is not to be closed meanwhile.
-        if not self._over.wait(_GRACE_SECONDS) or not self.interrupted:
-            close_session(self._session)
+        if self.interrupted:
+            # If a ps has gone, the chief's step ends by itself, and a session is not to be closed meanwhile.
+            if not self._over.wait(_GRACE_SECONDS):
+                close_session(self._session)
+            return
+        try:
+            self.close(CLOSE_SECONDS)
+        except (tf.errors.OpError, RuntimeError):
+            close_session(self._session)  # the chief, at least, is to hear of it

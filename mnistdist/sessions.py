@@ -10,7 +10,6 @@ import time
 
 import tensorflow.compat.v1 as tf
 
-from mnistdist.errors import TaskLost
 from mnistdist.limits import CLOSE_SECONDS, abandon, close_session, run_options, timed_run, within
 from mnistdist.merging import Merging
 from mnistdist.network import wait_for_address
@@ -68,7 +67,7 @@ def worker_session(
         yield session
         if merging is not None:
             merging.close(wait_timeout)
-    except (tf.errors.OpError, RuntimeError, TaskLost) as error:
+    except BaseException as error:
         cause = error if merging is None else merging.blame(error)
         explanation = None
         if isinstance(cause, tf.errors.OpError):
@@ -85,11 +84,6 @@ def worker_session(
         else:
             abandon(session)
         raise explanation from cause
-    except BaseException:
-        if merging is not None:
-            merging.stop()
-        close_session(session)
-        raise
     close_session(session)
     if merging is not None:
         merging.join()

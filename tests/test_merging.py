@@ -109,7 +109,7 @@ def lose_gradients(every, error):
     from mnistdist import merging, sessions
 
     class Losing(merging.Merging):
-        sessions = 0
+        made = 0
 
         def __init__(self, session, replica):
             takes = [op for op in replica.graph.get_operations() if op.type.endswith("AccumulatorTakeGradient")]
@@ -122,12 +122,12 @@ def lose_gradients(every, error):
                     if next(numbers) % every:
                         return run()
                     session.run(takes[0].outputs[0])
-                    raise getattr(tf.errors, error)(None, None, f"Cleanup {Losing.sessions}")
+                    raise getattr(tf.errors, error)(None, None, f"Cleanup {Losing.made}")
 
                 return merge
 
             session.make_callable = making
-            Losing.sessions += 1
+            Losing.made += 1
             super().__init__(session, replica)
 
     sessions.Merging = Losing
@@ -136,7 +136,7 @@ def lose_gradients(every, error):
 def sessions_made():
     from mnistdist import sessions
 
-    return sessions.Merging.sessions
+    return sessions.Merging.made
 
 
 @pytest.fixture(scope="module")

@@ -209,8 +209,8 @@ def train_loop(
     while after < steps:
         try:
             made = replica.advance(session, dataset, batch_size, steps - after, timeout)
-        except tf.errors.OutOfRangeError:
-            if replica.merge is None:
+        except tf.errors.OutOfRangeError as error:
+            if replica.merge is None or "sync_token_q" not in error.message:
                 raise
             # The chief has ended, and closed the queue of tokens.
             after = timed_run(session, replica.global_step, timeout)
@@ -238,7 +238,7 @@ def run_worker(
     logdir=None,
     save_steps=1000,
     wait_timeout=60,
-    step_timeout=None,
+    step_timeout=60,
     on_step=None,
     say=lambda line: None,
     design="fast",
@@ -267,7 +267,7 @@ def run_worker(
         **replica_options: Further arguments of the function that builds the replica.
 
     Raises:
-        TimeoutError: a ps, worker 0 or, with ``step_timeout``, the rest of a round did not come in time.
+        TimeoutError: a ps, worker 0 or the rest of a round did not come in time.
         TaskLost: a ps has gone, or worker 0 of a synchronous training; a ``ConnectionError``.
         OSError: a checkpoint can't be written or read.
         tf.errors.OpError: anything else that is wrong with the graph, as TensorFlow says it.

@@ -14,6 +14,8 @@ SPEC = {"ps": ["a:1", "b:1"], "worker": ["c:1", "d:1", "e:1"]}
 class Rest:
     """A session whose global step goes up by ``stride`` a step (this worker's and the others'); ``fails`` at one."""
 
+    message = "FIFOQueue '_3_sync_token_q' is closed and has insufficient elements"
+
     def __init__(self, replica, first=0, stride=1, fails=None, ends_at=None):
         self.replica, self.now, self.stride, self.fails, self.ends_at = replica, first, stride, fails, ends_at
         self.options = []
@@ -26,7 +28,7 @@ class Rest:
         self.options.append(options)
         if self.fails is not None and self.now >= self.fails:
             self.now = self.ends_at
-            raise tf.errors.OutOfRangeError(None, None, "the queue is closed")
+            raise tf.errors.OutOfRangeError(None, None, self.message)
         before, self.now = self.now, self.now + self.stride
         return np.int64(before), np.int64(self.now), np.float32(230.0)
 
@@ -104,6 +106,14 @@ def test_a_token_from_before_a_checkpoint_was_restored_does_not_end_the_training
 def test_a_closed_queue_in_asynchronous_training_is_an_error_like_any_other(replica):
     with pytest.raises(tf.errors.OutOfRangeError):
         train_loop(Rest(replica, fails=0, ends_at=0), replica, Batches(), task_index=1, steps=10)
+
+
+def test_the_end_of_the_readers_own_dataset_is_not_taken_for_the_end_of_the_training():
+    replica = dataclasses.replace(build_replica(SPEC, 0), merge=object())
+    rest = Rest(replica, fails=5, ends_at=10)
+    rest.message = "End of sequence"
+    with pytest.raises(tf.errors.OutOfRangeError, match="End of sequence"):
+        train_loop(rest, replica, Batches(), task_index=0, steps=10)
 
 
 def devices(replica):

@@ -129,7 +129,7 @@ class _Rounds:
                 name = f"gradients_{index}"
                 self._accumulators.append(tf.ConditionalAccumulator(tf.float32, shard.shape, name, name))
         with tf.device(ps_device(0)):
-            self._tokens = tf.FIFOQueue(-1, [tf.int64], [()], name="tokens", shared_name="tokens")
+            self._tokens = tf.FIFOQueue(-1, [tf.int64], [()], name="sync_token_q", shared_name="sync_token_q")
         many, done = max(aggregate, workers), []
         for _ in range(ROUNDS_PER_RUN):
             merged = []

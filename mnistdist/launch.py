@@ -221,6 +221,8 @@ class _Tasks:
                 self._again.update(again)
                 left.update((each, self._processes[each]) for each in again)
             return
+        else:
+            self._say(f"{ended}: the other tasks are ended")
         self._failure = status if status > 0 else 128 - status
         self._send(signal.SIGTERM)
 

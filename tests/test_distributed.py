@@ -328,12 +328,13 @@ def test_a_task_that_is_stopped_for_good_is_ended_and_named(sleepers, capsys):
     assert time.monotonic() - begin < 20
 
 
-def test_a_task_that_is_stopped_ends_with_the_others(sleepers):
+def test_a_task_that_fails_is_named_and_ends_the_others_a_stopped_one_too(sleepers, capsys):
     begin, tasks = time.monotonic(), sleepers(wait_timeout=60)
     tasks._processes["ps", 0].send_signal(signal.SIGSTOP)
     tasks._processes["worker", 0].kill()
     assert tasks.wait() == 128 + signal.SIGKILL
     assert tasks._processes["ps", 0].returncode == -signal.SIGTERM
+    assert "mnistdist run: worker:0 ended with SIGKILL: the other tasks are ended" in capsys.readouterr().err
     assert time.monotonic() - begin < 20
 
 

@@ -212,6 +212,18 @@ def lost_without_logdir(monkeypatch, **_):
     return str(caught.value)
 
 
+def slow_session(monkeypatch, **_):
+    from mnistdist import sessions
+
+    release = threading.Event()
+    monkeypatch.setattr(sessions, "silence", lambda *_: None)
+    manager = SimpleNamespace(wait_for_session=lambda *_, **__: release.wait(30))
+    with pytest.raises(TimeoutError) as caught:
+        sessions._open(SimpleNamespace(session_manager=manager), None, "", {}, 1, None, 0.1, lambda line: None)
+    release.set()
+    return str(caught.value)
+
+
 def start_error(**_):
     """The words of the error, around a reason that `Cluster` gives."""
     error = errors.ClusterStartError("not every task came up", ready=1, expected=3, timeout=60)
@@ -223,6 +235,15 @@ def start_error(**_):
 def not_running(**_):
     with pytest.raises(RuntimeError) as caught:
         Cluster().tasks  # noqa: B018
+    return str(caught.value)
+
+
+def failed_cluster(monkeypatch, **_):
+    cluster = Cluster()
+    monkeypatch.setattr(Cluster, "status", "failed")
+    monkeypatch.setattr(cluster, "client", SimpleNamespace(ids=[]))
+    with pytest.raises(RuntimeError) as caught:
+        cluster.start()
     return str(caught.value)
 
 
@@ -244,6 +265,7 @@ DIRECT = {
     "…: is it running, and is its address in --ps_hosts right?": missing_ps,
     "no session within … s: does a TensorFlow server of this very cluster answer as … at …?": no_session,
     "no session: does a TensorFlow server of this very cluster answer as … at …? (…)": other_cluster,
+    "no session within … s. Every ps answers now: was one stopped, or overloaded, for a while?": slow_session,
     "no worker has come within … s: are they running, with the same addresses?": no_word,
     "…: port of … is in use by another process; end that, or choose another port": busy_port,
     "Must specify an explicit `job_name`: --job_name=ps or --job_name=worker": lambda **_: usage(),
@@ -269,6 +291,7 @@ DIRECT = {
     "Unknown command line flag …": worker("--nonsense=1"),
     "--… is what `mnistdist run` gives each task: use --ps, --workers and --network": of_launcher("--job_name=ps"),
     "not every task came up: … of … tasks were ready (limit … s)": start_error,
+    "…: restart() brings ended tasks back; stop() ends the rest": failed_cluster,
     "the cluster is …: use `with Cluster(...) as cluster:` or cluster.start()": not_running,
     "… is not an address: expected host:port with a port from 1 to 65535": worker("--ps_hosts=nowhere"),
     "--network=private: this system allows no private network; use --network=host": of_launcher("--network=private"),
@@ -357,6 +380,7 @@ IN_TESTS = {
     ),
     "… ended with …, and the ps before it: the training is over": ("test_distributed", "and the ps before it"),
     "… has been stopped for … s, as SIGSTOP does it: it is ended": ("test_distributed", "has been stopped for 1 s"),
+    "… ended with …: the other tasks are ended": ("test_distributed", "ended with SIGKILL: the other tasks are ended"),
     "… ended with …: started again": ("test_distributed", "ended with SIGKILL: started again"),
     "… has already ended (…): restart() brings it back": ("test_cluster", "worker:1 has already ended"),
     "the cluster's processes have gone (…): stop() and start() it again": ("test_cluster", "processes have gone"),

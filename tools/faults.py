@@ -35,7 +35,7 @@ MODES = ("async", "sync")
 PAUSE = 10  # seconds
 SAVE_STEPS = 200
 FAULT_AT = 600  # global step
-WAIT = {"kill": 15, "pause": 60, "restart": 60}  # seconds that the tasks may wait
+WAIT = {"kill": 30, "pause": 60, "restart": 60}  # seconds that the tasks may wait, for each other at start-up too
 CELL_LIMIT = 240  # seconds for one cell, under load too: everything in it has a limit of its own
 MARK = "MNISTDIST_FAULT"
 STEP_LINE = re.compile(r"(\d+\.\d+): Worker (\d): training step \d+ done \(global step: (\d+)\)")
@@ -213,6 +213,8 @@ def program_cell(role, fault, mode):
         try:
             deadline = time.monotonic() + 90
             while not _under_way(program.steps()):
+                ended = [each for each, process in program.processes.items() if process.poll() is not None]
+                assert not ended, f"expected a training, but {ended} ended before the fault:\n{program.everything()}"
                 if time.monotonic() > deadline:
                     raise Hang(
                         f"expected steps of both workers, and {FAULT_AT} in all, within 90 s:\n{program.everything()}"

@@ -215,13 +215,16 @@ def train_loop(
             # The chief has ended, and closed the queue of tokens.
             after = timed_run(session, replica.global_step, timeout)
             if after < steps:
-                raise TaskLost(f"worker:0, the chief, ended in round {after} of {steps}") from None
+                raise TaskLost(f"worker:0, the chief, ended in round {after} of {steps}", for_good=True) from None
             break
-        for before, after, start, end, loss in made:
-            record = StepRecord(task_index, len(records) + 1, int(before), int(after), start, end, float(loss))
-            records.append(record)
-            if on_step is not None:
-                on_step(record)
+        new = [
+            StepRecord(task_index, number, int(before), int(after), start, end, float(loss))
+            for number, (before, after, start, end, loss) in enumerate(made, len(records) + 1)
+        ]
+        records += new  # all of them, whatever becomes of a call of on_step
+        for record in new if on_step is not None else ():
+            on_step(record)
+        after = new[-1].global_step_after
         if after >= steps:  # or a token from before a checkpoint was restored would end the training too early
             after = timed_run(session, replica.global_step, timeout)
     return records
@@ -304,10 +307,10 @@ def run_worker(
             # The first tokens of a session let a worker make a step though no round has come about.
             new = records[made:]
             fruitless = 0 if new and new[-1].global_step_after > new[0].global_step_before else fruitless + 1
-            if logdir is None and not variables_live(replica, target, cluster_spec, task_index):
+            if logdir is None and not variables_live(replica, target, cluster_spec, task_index, wait_timeout):
                 advice = "start the training again (with a logdir, checkpoints would remain)"
                 raise TaskLost(f"{error}: {advice}") from None
-            if fruitless == FRUITLESS_ATTEMPTS:
+            if error.for_good or fruitless == FRUITLESS_ATTEMPTS:
                 raise
             say(f"Worker {task_index}: {error}; waiting up to {wait_timeout:g} s for it to come back")
 

@@ -68,8 +68,8 @@ class Checkpoints:
         self._session, self._saved = session, min(int(number), step) if number.isdecimal() else 0
 
     def save_when_due(self, step):
-        """Write a checkpoint early enough to have it when ``every`` steps have been made since the last one."""
-        # A tenth of them is left to what others make while it is written.
+        """Write a checkpoint when nearly ``every`` steps have been made since the last; called after a run of steps."""
+        # A tenth of them is left to the rest of a run, and to what others make while it is written.
         if step - self._saved >= self._every - self._every // 10:
             self.save(step)
 

@@ -23,7 +23,14 @@ def _compose(headline, log_lines, hint):
 
 
 class TaskLost(ConnectionError):
-    """In a worker: a ps, or the chief of a synchronous training, has gone. Training may go on when it is back."""
+    """In a worker: a ps, or the chief of a synchronous training, has gone.
+
+    Training may go on when it is back, unless it has gone ``for_good``.
+    """
+
+    def __init__(self, message, for_good=False):
+        super().__init__(message)
+        self.for_good = for_good
 
 
 class ClusterStartError(RuntimeError):

@@ -77,7 +77,7 @@ def build_flat_replica(
             parameters = forward.split(theta)
         local_init = [tf.local_variables_initializer(), tf.tables_initializer()]
         if train_set is None:
-            opt = rounds = advance = None
+            opt = rounds = advance = drop = None
         else:
             with tf.device(worker):
                 batches = Batches(train_set)
@@ -101,6 +101,9 @@ def build_flat_replica(
                     count: _run(forward, vector, batches, opt, global_step, worker, rounds, count) for count in counts
                 }
             advance = _advancing(runs, batches, local_steps, workers, global_step if sync else None)
+            with tf.device(worker):
+                kept = [tf.raw_ops.DestroyResourceOp(resource=each.handle) for each in tf.get_collection("own")]
+                drop = tf.group(batches.drop, *kept)
         return Replica(
             graph=graph,
             model=model,
@@ -112,7 +115,7 @@ def build_flat_replica(
             merge=rounds and rounds.merge,
             init_tokens=rounds and rounds.init_tokens,
             close_tokens=rounds and rounds.close_tokens,
-            drop=train_set and batches.drop,
+            drop=drop,
         )
 
 

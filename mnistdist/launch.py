@@ -188,6 +188,8 @@ class _Tasks:
                     self._say(f"{job}:{index} {why}")
                     left[job, index].kill()
                 for task, process in list(left.items()):
+                    if left.get(task) is not process:  # started again in this very round
+                        continue
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         status = process.wait(timeout=0.1 / len(left))
                         del left[task]

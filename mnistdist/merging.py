@@ -43,7 +43,7 @@ class Merging:
     def blame(self, error):
         """What a session that ends by ``error`` has ended by: what merging did, where the error may come of that."""
         self.stop()
-        follows = isinstance(error, (tf.errors.OpError, TaskLost)) or "closed Session" in str(error)
+        follows = isinstance(error, (tf.errors.OpError, TaskLost, TimeoutError)) or "closed Session" in str(error)
         return self.error if follows and self.error is not None else error
 
     def close(self, timeout):

@@ -81,9 +81,9 @@ class _Calls:
     def replaced(self, task, restores):
         """A task has been started again: the function begins again where that is needed."""
         if task.job == "worker":
-            if not self._latest[task.index].ready() or _failed(self._latest[task.index]):
+            if not _answered(self._latest[task.index]):
                 self._latest[task.index] = self._call(task.index)
-        elif restores and self._latest[0].ready() and not all(call.ready() for call in self._latest.values()):
+        elif restores and _answered(self._latest[0]) and not all(map(_answered, self._latest.values())):
             self._again.append(self._call(0))  # nobody else restores what the ps has lost
 
     def failed(self):
@@ -124,6 +124,10 @@ class _Calls:
             stopped = f" ({stopped} is stopped, as SIGSTOP does it)" if stopped else ""
             reason = f"{error.ename}: {error.evalue}{stopped}"
             return TaskFailed(f"worker:{index}", reason, log=log, hint=_RESTARTED)
+
+
+def _answered(call):
+    return call.ready() and call.successful()
 
 
 def _failed(call):

@@ -44,20 +44,25 @@ def silence(target, cluster_spec, task_index):
     return f"{' and '.join(silent)} accepts connections, but does not answer: is it stopped, or overloaded?"
 
 
-def explain(error, cluster_spec, silence, sync, merging=False):
-    """The error that says what TensorFlow's error means for the cluster; None if it is about something else.
-
-    ``sync``: the training is synchronous; ``merging``: the error is what a run that merges gradients was ended by.
-    """
-    gone = []
+def gone(cluster_spec):
+    """The error that says which ps tasks accept no connections; None if all do."""
+    found = []
     time.sleep(0.5)  # a process that is ending accepts connections to its last moment
     for index, address in enumerate(cluster_spec["ps"]):
         try:
             wait_for_address(address, 1, what=f"ps:{index}")
         except TimeoutError:
-            gone.append(f"ps:{index} at {address}")
-    if gone:
-        return TaskLost(f"{' and '.join(gone)} has gone, and its variables with it")
+            found.append(f"ps:{index} at {address}")
+    return TaskLost(f"{' and '.join(found)} has gone, and its variables with it") if found else None
+
+
+def explain(error, cluster_spec, silence, sync, merging=False):
+    """The error that says what TensorFlow's error means for the cluster; None if it is about something else.
+
+    ``sync``: the training is synchronous; ``merging``: the error is what a run that merges gradients was ended by.
+    """
+    if lost := gone(cluster_spec):
+        return lost
     if isinstance(error, tf.errors.DeadlineExceededError):
         round_ = (
             "A synchronous round waits for as many gradients as it aggregates: has another worker ended in the midst "

@@ -56,7 +56,7 @@ class Presence:
             line.end(well=error is None)
 
     def finish(self):
-        """Tell every ps that this worker has finished and needs it no more; again until it is there to hear it."""
+        """Tell every ps that this worker has finished; again until it is there to hear it, within the ``timeout``."""
         deadline = time.monotonic() + self._timeout
         for line in self._lines:
             line.stop()
@@ -215,4 +215,5 @@ def attend(target, cluster_spec, ps_index, linger, patience=600, on_wait=None):
         before, now = now, time.monotonic()
         if now - before > PERIOD:  # this process was stopped
             roll.excuse(now - before)
+    time.sleep(PERIOD / 2)  # the last worker is to hear that it was heard, and closes its session with this process
     return roll.finished

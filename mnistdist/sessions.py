@@ -13,7 +13,7 @@ import tensorflow.compat.v1 as tf
 from mnistdist.limits import CLOSE_SECONDS, abandon, close_session, run_options, timed_run, within
 from mnistdist.merging import Merging
 from mnistdist.network import wait_for_address
-from mnistdist.outages import ANSWERS_NOW, explain, gist, silence
+from mnistdist.outages import ANSWERS_NOW, explain, gist, gone, silence
 
 POLL_SECONDS = 0.2
 
@@ -124,18 +124,21 @@ def wait_for_ps(cluster_spec, timeout, on_wait=None, *, limit=None):
         wait_for_address(address, left, what=what, on_wait=tell, limit=limit or timeout)
 
 
-def variables_live(replica, target, cluster_spec, task_index):
-    """Whether all ps are there, with the values of all variables: a training can go on as if nothing had been."""
+def variables_live(replica, target, cluster_spec, task_index, timeout):
+    """Whether all ps are there, with the values of all variables: a training can go on as if nothing had been.
+
+    They may take ``timeout`` seconds to answer.
+    """
     try:
         wait_for_ps(cluster_spec, 1)
-        return within(CLOSE_SECONDS, lambda: _initialised(replica, target, session_config(task_index)), "")
+        return within(timeout, lambda: _initialised(replica, target, session_config(task_index), timeout), "")
     except (OSError, tf.errors.OpError):
         return False
 
 
-def _initialised(replica, target, config):
+def _initialised(replica, target, config, timeout=CLOSE_SECONDS):
     with tf.Session(target, graph=replica.graph, config=config) as session:
-        return not len(session.run(replica.uninitialized, options=run_options(CLOSE_SECONDS)))
+        return not len(session.run(replica.uninitialized, options=run_options(timeout)))
 
 
 def _open(supervisor, replica, target, cluster_spec, task_index, checkpoints, wait_timeout, say):
@@ -160,6 +163,8 @@ def _open(supervisor, replica, target, cluster_spec, task_index, checkpoints, wa
     try:
         session = within(wait_timeout + 1, prepare, "")
     except TimeoutError:
+        if lost := gone(cluster_spec):
+            raise lost from None
         why = silence(target, cluster_spec, task_index) or ANSWERS_NOW
         raise TimeoutError(f"no session within {wait_timeout:g} s. {why}") from None
     except tf.errors.DeadlineExceededError:

@@ -4,12 +4,12 @@ import tensorflow.compat.v1 as tf
 
 from mnistdist.between_graph import build_replica
 from mnistdist.flat_graph import build_flat_replica
-from mnistdist.limits import CLOSE_SECONDS, run_options, within
+from mnistdist.limits import CLOSE_SECONDS, within
 from mnistdist.model import evaluate
 from mnistdist.results import SharedModel
 from mnistdist.sessions import session_config
 
-TIMEOUT = 60  # seconds for each answer of a ps
+TIMEOUT = 180  # seconds
 
 
 def read_shared_model(target, cluster_spec, task_index, *, data, design="fast", **replica_options):
@@ -23,16 +23,13 @@ def read_shared_model(target, cluster_spec, task_index, *, data, design="fast", 
 
     def read():
         with tf.Session(target, graph=replica.graph, config=session_config(task_index)) as session:
-            limit = run_options(TIMEOUT)
-            step, variables = session.run([replica.global_step, replica.parameters], options=limit)
+            step, variables = session.run([replica.global_step, replica.parameters])
             evaluations = [part and evaluate(session, replica.model, part) for part in (data.validation, data.test)]
             feed = None if data.test is None else {replica.model.x: data.test.images}
-            y = session.run(replica.model.y, feed, limit) if feed else None
+            y = session.run(replica.model.y, feed) if feed else None
             return SharedModel(int(step), variables, *evaluations, y)
 
-    return within(
-        3 * TIMEOUT, read, f"the trained model could not be read within {3 * TIMEOUT} s: a ps does not answer"
-    )
+    return within(TIMEOUT, read, f"the trained model could not be read within {TIMEOUT} s: a ps does not answer")
 
 
 def forget(target, task_index, container):

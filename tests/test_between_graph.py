@@ -75,6 +75,19 @@ def test_every_step_has_the_limit_of_time_that_was_asked_for(replica):
     assert rest.options == [None]
 
 
+def test_all_steps_of_a_run_are_recorded_though_a_checkpoint_can_not_be_written_after_the_first(replica):
+    """They have been made: how many are lost is counted from the last of them."""
+    made = [(step, step + 1, 0.0, 0.0, 230.0) for step in range(16)]
+    replica, records = dataclasses.replace(replica, advance=lambda *_: made), []
+
+    def on_step(record):
+        raise tf.errors.UnavailableError(None, None, "the ps has gone")
+
+    with pytest.raises(tf.errors.UnavailableError):
+        train_loop(Rest(replica), replica, None, task_index=1, steps=20, on_step=on_step, records=records)
+    assert [record.global_step_after for record in records] == list(range(1, 17))
+
+
 @pytest.mark.parametrize(
     ("index", "ends_at", "error"), [(0, 10, None), (1, 10, None), (0, 5, ConnectionError), (1, 5, ConnectionError)]
 )
@@ -82,8 +95,9 @@ def test_a_closed_queue_of_tokens_is_the_end_or_the_loss_of_the_chief(index, end
     replica = dataclasses.replace(build_replica(SPEC, index), merge=object())
     rest = Rest(replica, fails=5, ends_at=ends_at)
     if error:
-        with pytest.raises(error, match="worker:0, the chief, ended in round 5 of 10"):
+        with pytest.raises(error, match="worker:0, the chief, ended in round 5 of 10") as caught:
             train_loop(rest, replica, Batches(), task_index=index, steps=10)
+        assert caught.value.for_good
     else:
         assert len(train_loop(rest, replica, Batches(), task_index=index, steps=10)) == 5
 

@@ -345,6 +345,12 @@ def test_a_chief_that_has_finished_is_started_again_to_restore(tasks, restores):
     assert (status, len(started)) == (0, 5 if restores else 4)
 
 
+def test_a_chief_that_is_started_again_to_restore_and_fails_is_noticed(tasks):
+    """It had ended in the very moment in which the ps was found lost."""
+    status, started = tasks(-9, 0, Task(0, waits=3), 0, 3, restarts=1, restores=True)
+    assert (status, len(started)) == (3, 5)
+
+
 def test_a_launcher_that_cannot_write_its_lines_trains_on(tmp_path):
     """What it is given to say goes nowhere: the tasks are read all the same, and none of them blocks."""
     with open("/dev/full", "w") as full:

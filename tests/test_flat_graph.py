@@ -210,24 +210,27 @@ def test_a_first_run_is_one_step_so_that_its_limit_is_that_of_one(cluster):
         assert third.start == second.end
 
 
-def test_no_worker_keeps_the_images_of_a_training_that_is_over(cluster, monkeypatch):
-    """43 MB each."""
-    name = f"train-{os.getpid()}-images"
+@pytest.mark.parametrize(("what", "dtype", "options"), [("images", "uint8", {}), ("own", "float", {"local_steps": 2})])
+def test_no_worker_keeps_the_images_or_the_parameters_of_a_training_that_is_over(
+    cluster, monkeypatch, what, dtype, options
+):
+    """The images are 43 MB each."""
+    name = f"train-{os.getpid()}-{what}"
 
-    def keeps_images(container=name):
+    def keeps(container=name):
         import tensorflow.compat.v1 as tf
         from IPython import get_ipython
 
         namespace = get_ipython().user_ns
         with tf.Graph().as_default(), tf.device(f"/job:worker/task:{namespace['task_index']}/cpu:0"):
-            images = tf.raw_ops.VarHandleOp(dtype=tf.uint8, shape=[], shared_name="images", container=container)
+            kept = tf.raw_ops.VarHandleOp(dtype=dtype, shape=[], shared_name=what, container=container)
             with tf.Session(namespace["server"].target) as session:
-                return bool(session.run(tf.raw_ops.VarIsInitializedOp(resource=images)))
+                return bool(session.run(tf.raw_ops.VarIsInitializedOp(resource=kept)))
 
     def on_step(record):
-        if record.local_step == 1 and not keeps_images():
-            raise AssertionError("keeps_images looks for something else")
+        if record.local_step == 1 and not keeps():
+            raise AssertionError("keeps looks for something else")
 
-    monkeypatch.setattr(training, "_runs", iter(["images"]))
-    train(cluster, steps=50, on_step=on_step)
-    assert cluster.workers.apply_sync(keeps_images) == [False, False]
+    monkeypatch.setattr(training, "_runs", iter([what]))
+    train(cluster, steps=50, on_step=on_step, **options)
+    assert cluster.workers.apply_sync(keeps) == [False, False]

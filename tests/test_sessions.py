@@ -12,7 +12,7 @@ import tensorflow.compat.v1 as tf
 from mnistdist import Cluster
 from mnistdist.limits import timed_run, within
 from mnistdist.outages import gist
-from mnistdist.sessions import wait_for_ps
+from mnistdist.sessions import _open, wait_for_ps
 
 
 def test_within_gives_back_what_comes_in_time():
@@ -53,6 +53,17 @@ def test_a_run_that_does_not_end_when_tensorflow_cancels_it_is_left():
     session = SimpleNamespace(run=lambda fetches, feed, options: release.wait(30))
     with pytest.raises(tf.errors.DeadlineExceededError, match=r"no answer within 0\.2 s"):
         timed_run(session, "op", 0.2)
+    release.set()
+
+
+def test_a_ps_that_ends_while_a_session_is_opened_is_lost_and_does_not_just_keep_silent():
+    release = threading.Event()
+    manager = SimpleNamespace(wait_for_session=lambda *_, **__: release.wait(30))
+    with socket.socket() as down:
+        down.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{down.getsockname()[1]}"
+        with pytest.raises(ConnectionError, match=f"^ps:0 at {address} has gone, and its variables with it$"):
+            _open(SimpleNamespace(session_manager=manager), None, "", {"ps": [address]}, 1, None, 0.1, print)
     release.set()
 
 

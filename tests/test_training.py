@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -91,7 +92,7 @@ def test_on_step_runs_in_the_worker_and_a_slow_worker_does_less(cluster):
         if record.worker == 1:
             time.sleep(0.1)
 
-    steps = train(cluster, steps=200, on_step=slow).steps
+    steps = train(cluster, steps=600, on_step=slow).steps
     counts = steps.groupby("worker").size()
     assert counts[0] > counts[1]
 
@@ -212,6 +213,31 @@ def test_a_plain_script_trains_away_from_the_checkout(tmp_path, run_python):
     tree = psutil.Process(client.pid).children(recursive=True)
     client.communicate("\n", timeout=20)  # it ends without stop()
     wait_until(lambda: not alive(tree), 10, "the end of every process")
+
+
+def test_a_ps_and_the_chief_are_started_again_when_both_are_lost():
+    """The ps comes first; the call of the chief has failed by then, which is not an answer, and can't be made yet."""
+    from mnistdist.on_workers import _Calls
+
+    made, alive = [], {0, 1}
+
+    def call(function, sent):
+        index = made[-1]
+        assert index in alive
+        return SimpleNamespace(ready=lambda: index not in alive, successful=lambda: False)
+
+    class Fake:
+        def __getitem__(self, task):
+            made.append(task[1])
+            return SimpleNamespace(apply_async=call)
+
+    calls = _Calls(Fake(), len, [0, 1], ())
+    alive.remove(0)
+    calls.replaced(SimpleNamespace(job="ps", index=0), restores=True)
+    assert made == [0, 1]
+    alive.add(0)
+    calls.replaced(SimpleNamespace(job="worker", index=0), restores=True)
+    assert made == [0, 1, 0]
 
 
 def test_progress_is_shown_to_a_person_only(monkeypatch):

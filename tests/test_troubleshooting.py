@@ -219,7 +219,7 @@ def slow_session(monkeypatch, **_):
     monkeypatch.setattr(sessions, "silence", lambda *_: None)
     manager = SimpleNamespace(wait_for_session=lambda *_, **__: release.wait(30))
     with pytest.raises(TimeoutError) as caught:
-        sessions._open(SimpleNamespace(session_manager=manager), None, "", {}, 1, None, 0.1, lambda line: None)
+        sessions._open(SimpleNamespace(session_manager=manager), None, "", {"ps": []}, 1, None, 0.1, lambda line: None)
     release.set()
     return str(caught.value)
 

@@ -160,6 +160,25 @@ def test_a_notebook_that_fails_stays_as_it_was(tmp_path, monkeypatch, capsys):
     assert [each.name for each in tmp_path.iterdir()] == ["a.ipynb"]
 
 
+def test_a_claim_that_is_not_true_any_more_is_not_recorded(tmp_path, monkeypatch, capsys):
+    path, source = tmp_path / "a.ipynb", 'print("above 0.9:", result.accuracy > 0.9)'
+    said = [new_output("stream", text="above 0.9: True\nof 3: False\n")]
+    nbformat.write(new_notebook(cells=[new_markdown_cell("a"), new_code_cell(source, outputs=said)]), path)
+
+    def says(text):
+        def execute(self, **options):
+            self.nb.cells[1].outputs = [new_output("stream", text=text)]
+
+        monkeypatch.setattr(record.Recorder, "execute", execute)
+        return record.main([str(path)])
+
+    before = path.read_bytes()
+    assert says("above 0.9: False\nof 3: False\n") == 1
+    assert "cell 1 failed; the file is unchanged.\nIt says 'above 0.9: False', and said True" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert says("above 0.9: True\nof 3: False\n") == 0
+
+
 def test_a_half_written_notebook_never_takes_the_place_of_a_whole_one(tmp_path, monkeypatch):
     path = tmp_path / "a.ipynb"
     path.write_text("whole")

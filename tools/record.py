@@ -1,10 +1,12 @@
 """Execute notebooks from a clean kernel and store their outputs in place: what `make record` runs.
 
-A notebook is replaced only once all of it has run; if a cell fails, the file stays as it was and the command says
-which cell, why, and ends with status 1. What says something about the machine or the moment is left out.
+A notebook is replaced only once all of it has run; if a cell fails, or says False where the same cell said True, the
+file stays as it was and the command says which cell, why, and ends with status 1. What says something about the machine
+or the moment is left out.
 """
 
 import argparse
+import copy
 import os
 import re
 import sys
@@ -77,6 +79,23 @@ def write_atomically(notebook, path):
         raise
 
 
+class Refuted(Exception):
+    """A claim of a page was true when it was recorded, and is not now."""
+
+
+def refuted(before, after):
+    """``(index, line)`` of what cells say is False of which the very same cells said that it is True."""
+
+    def lines(cell):
+        return "".join(output.get("text", "") for output in cell.outputs).splitlines()
+
+    said = {(cell.id, cell.source): lines(cell) for cell in before.cells if cell.cell_type == "code"}
+    for index, cell in enumerate(after.cells):
+        for line in lines(cell) if (cell.id, cell.source) in said else ():
+            if line.endswith("False") and f"{line.removesuffix('False')}True" in said[cell.id, cell.source]:
+                yield index, line
+
+
 class Recorder(NotebookClient):
     """A client that remembers which cell it runs and shows it where a person watches."""
 
@@ -97,8 +116,10 @@ def record(path, timeout=TIMEOUT):
         CellExecutionError: a cell failed that isn't tagged raises-exception.
         CellTimeoutError: a cell took longer than `timeout` seconds.
         DeadKernelError: the kernel died.
+        Refuted: a claim is not true any more.
     """
     notebook = nbformat.read(path, as_version=4)
+    before = copy.deepcopy(notebook)
     clear(notebook)
     recorder = Recorder(
         notebook,
@@ -116,6 +137,10 @@ def record(path, timeout=TIMEOUT):
     finally:
         if sys.stdout.isatty():
             sys.stdout.write("\r\x1b[K")
+    for index, line in refuted(before, notebook):
+        error = Refuted(f"It says {line!r}, and said True: record it again, or change the cell.")
+        error.cell = index
+        raise error
     write_atomically(normalise(notebook), path)
 
 
@@ -132,7 +157,7 @@ def main(arguments=None):
         except FileNotFoundError:
             print(f"{path}: no such notebook", file=sys.stderr)
             return 1
-        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        except (CellExecutionError, CellTimeoutError, DeadKernelError, Refuted) as error:
             print(f"{path}: cell {error.cell} failed; the file is unchanged.\n{error}", file=sys.stderr)
             return 1
         print(f"{path}: recorded in {time.monotonic() - started:.0f} s", flush=True)

@@ -10,8 +10,8 @@ CHECKED := mnistdist tests tools benchmarks $(wildcard book/*.ipynb) $(wildcard 
 # Where figures go that are not part of the book (those of the book are in book/experiments).
 RESULTS ?= _build/results
 MINUTES ?= 60
-# Files of tests or notebooks that run at the same time; each may have a cluster of three tasks.
-AT_ONCE ?= 2
+# Files of tests or notebooks that run at the same time: one more than the cores of a small machine, as many tests wait.
+AT_ONCE ?= 3
 # Notebooks that compare times, or what comes of them: nothing else runs beside these.
 MEASURING := $(patsubst %,book/%.ipynb,async_or_sync asynchronous backup_workers in_graph where_a_step_goes)
 
@@ -28,7 +28,7 @@ install: ## make .venv with the locked packages and this project (PYTHON=python3
 book: install ## execute the chapters for real (only what changed) and render them to _build/html
 	@$(PY) -m tools.book
 
-test: install ## run all tests, and every notebook against its stored outputs (AT_ONCE=2 files at a time)
+test: install ## run all tests, and every notebook against its stored outputs (AT_ONCE=3 files at a time)
 	$(PY) -m pytest --nbval tests $(filter-out $(MEASURING),$(wildcard book/*.ipynb)) -n $(AT_ONCE) --dist loadfile; \
 		first=$$?; $(PY) -m pytest --nbval $(MEASURING) && exit $$first
 

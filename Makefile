@@ -29,7 +29,8 @@ book: install ## execute the chapters for real (only what changed) and render th
 	@$(PY) -m tools.book
 
 test: install ## run all tests, and every notebook against its stored outputs (AT_ONCE=3 files at a time)
-	$(PY) -m pytest --nbval tests $(filter-out $(MEASURING),$(wildcard book/*.ipynb)) -n $(AT_ONCE) --dist loadfile; \
+	$(PY) -m pytest --nbval tests $(filter-out $(MEASURING),$(wildcard book/*.ipynb)) -n $(AT_ONCE) --dist loadfile \
+		--no-loadscope-reorder; \
 		first=$$?; $(PY) -m pytest --nbval $(MEASURING) && exit $$first
 
 lab: install ## open the book in JupyterLab

@@ -10,6 +10,13 @@ import pytest
 from mnistdist import Cluster
 
 os.environ.setdefault("MNISTDIST_PROGRESS", "0")
+# A minute or more each: where files run beside each other, these begin first, or one would be left running alone.
+LONG = ["test_cluster", "test_distributed", "test_faults", "test_peers", "test_training"]
+LONG += ["program", "when_it_goes_wrong"]
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 @pytest.fixture(scope="module")

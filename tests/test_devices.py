@@ -1,14 +1,19 @@
 """Pins are decided from plain lists, so GPUs need not exist; NVML is a stand-in where it matters."""
 
+import json
 import os
+import runpy
 import subprocess
 import sys
 import types
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 from mnistdist import devices
 from mnistdist.devices import NO_GPU, Pin, assign, available_cores, find_gpus, sharing_notice
+from mnistdist.network import private_network_available
 
 UUIDS = ["GPU-8932f937-d72c", "GPU-1a2b3c4d-0000", "GPU-1a2b9999-0000"]
 
@@ -242,3 +247,69 @@ def test_notice_of_shared_cores():
 def test_pin_cannot_be_changed():
     with pytest.raises(AttributeError):
         Pin("core 0", {}, (0,)).device = "core 1"
+
+
+PYNVML = f"""
+class NVMLError(Exception):
+    pass
+
+UUIDS = {UUIDS[:2]!r}
+nvmlInit = nvmlShutdown = lambda: None
+nvmlDeviceGetCount = lambda: len(UUIDS)
+nvmlDeviceGetHandleByIndex = lambda index: index
+nvmlDeviceGetUUID = lambda handle: UUIDS[handle]
+"""
+PLACES = "PYTHONPATH", "LD_LIBRARY_PATH"
+ENGINES = """
+import json
+from mnistdist import Cluster, train
+
+def look():
+    import os
+    from IPython import get_ipython
+    from mnistdist.between_graph import build_replica
+    from mnistdist.flat_graph import build_flat_replica
+    from mnistdist.nursery import identity
+
+    spec = get_ipython().user_ns["cluster_spec"]
+    job, index, _ = identity()
+    asked = set()
+    for build in (build_replica, build_flat_replica) if job == "worker" else ():
+        model = build(spec, index).model
+        asked |= {tensor.device for tensor in (model.x, model.y, model.loss)}
+    return os.environ["CUDA_VISIBLE_DEVICES"], os.environ.get("TF_FORCE_GPU_ALLOW_GROWTH"), sorted(asked)
+
+with Cluster(ps=1, workers=4, network="private") as cluster:
+    seen = dict(zip(["worker:0", "worker:1", "worker:2", "worker:3", "ps:0"], cluster.all.apply_sync(look)))
+    run = train(cluster, steps=40)
+    steps = run.steps.worker.nunique()
+    print(json.dumps([seen, [task.device for task in cluster.tasks if task.job == "worker"], steps]))
+"""
+
+
+@pytest.fixture
+def two_gpus(tmp_path):
+    """The environment of a process that finds two GPUs: an NVML of ours, and a library by the name of cuDNN's."""
+    info = Path(find_spec("tensorflow").origin).parent / "python" / "platform" / "build_info.py"
+    version = runpy.run_path(str(info))["build_info"].get("cudnn_version")
+    if not version:
+        pytest.skip("this TensorFlow is built without CUDA, so it could use no GPU that NVML finds")
+    (tmp_path / "pynvml.py").write_text(PYNVML)
+    with open("/proc/self/maps") as maps:
+        libc = next(line.split()[-1] for line in maps if "/libc.so" in line or "/libc-" in line)
+    (tmp_path / f"libcudnn.so.{version}").symlink_to(libc)
+    places = {name: os.pathsep.join(filter(None, [str(tmp_path), os.environ.get(name)])) for name in PLACES}
+    return {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"} | places
+
+
+@pytest.mark.skipif(not private_network_available(), reason="the servers of this test are for a private network only")
+def test_two_gpus_and_four_workers_from_end_to_end(two_gpus, run_python):
+    """What each engine sees, which device its graphs ask for, and that training goes on where TensorFlow has none."""
+    client = run_python(ENGINES, env=two_gpus)
+    out, err = client.communicate(timeout=300)
+    assert client.returncode == 0, err
+    seen, named, workers = json.loads(out)
+    assert named == ["GPU 0", "GPU 1", "GPU 0", "GPU 1"]
+    assert seen.pop("ps:0") == [NO_GPU, None, []]
+    assert seen == {f"worker:{i}": [str(i % 2), "true", [f"/job:worker/task:{i}/device:GPU:0"]] for i in range(4)}
+    assert workers == 4

@@ -244,7 +244,7 @@ def run_worker(
     step_timeout=60,
     on_step=None,
     say=lambda line: None,
-    design="fast",
+    design="listing",
     **replica_options,
 ):
     """Be a worker from start to end: build, wait for the others, train, evaluate. Returns a :class:`WorkerResult`.
@@ -266,7 +266,8 @@ def run_worker(
         step_timeout: Seconds that one step may take; None for any.
         on_step: Called with each :class:`StepRecord`.
         say: Called with the lines that the text's program prints.
-        design: ``"fast"`` (:mod:`mnistdist.flat_graph`), or ``"listing"``: :func:`build_replica`.
+        design: ``"listing"``: :func:`build_replica`; or ``"fast"``: :mod:`mnistdist.flat_graph`, which is right for
+            plain models only.
         **replica_options: Further arguments of the function that builds the replica.
 
     Raises:

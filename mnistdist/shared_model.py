@@ -12,7 +12,7 @@ from mnistdist.sessions import session_config
 TIMEOUT = 180  # seconds
 
 
-def read_shared_model(target, cluster_spec, task_index, *, data, design="fast", **replica_options):
+def read_shared_model(target, cluster_spec, task_index, *, data, design="listing", **replica_options):
     """Read and evaluate the variables that a training has left on the ps tasks, without changing them.
 
     Takes arguments of :func:`mnistdist.between_graph.run_worker`; ``build_graph`` and ``container`` are those of the

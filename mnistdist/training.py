@@ -31,7 +31,7 @@ def train(
     seed=None,
     on_step=None,
     step_timeout=60,
-    design="fast",
+    design=None,
     local_steps=1,
     steps_per_run=None,
     logdir=None,
@@ -60,7 +60,9 @@ def train(
             stopped (SIGSTOP) counts as ended after twice as long.
         design: ``"fast"``: all parameters as one vector, batches made on the worker, several steps in one run of the
             session (the chapter "Where a step goes"); ``"listing"``: a variable each, a fed batch and a run a step.
-            What is computed is the same: every batch is one update.
+            Every batch is one update in both. None: fast for the text's network with the text's optimizer, the
+            listing's with a ``build_graph`` or an ``optimizer`` of your own. The fast design trains a copy of the
+            model and may compute something else than such a one says.
         local_steps: Fast design, asynchronous: so many steps on a worker's own parameters before it pushes the change
             that they made, divided by the number of workers. More than 1 changes what is computed: far fewer messages
             for more staleness. A record is then one push; the global step still counts batches.
@@ -94,8 +96,7 @@ def train(
     for name, value in (counts | {name: value for name, value in optional.items() if value is not None}).items():
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
             raise ValueError(f"{name}: expected an int of 1 or more, got {value!r}")
-    if design not in ("fast", "listing"):
-        raise ValueError(f"design: expected 'fast' or 'listing', got {design!r}")
+    design = _choose_design(design, build_graph, optimizer, local_steps, steps_per_run)
     if design == "listing" and (local_steps != 1 or steps_per_run is not None):
         raise ValueError("local_steps and steps_per_run need design='fast': the listing's makes one step a run")
     if sync and local_steps != 1:
@@ -131,6 +132,22 @@ def train(
             cluster.restart()  # the other workers may be in the middle of a step, which nothing interrupts
         raise
     return Run(sync=sync, results=results, model=shared, local_steps=local_steps)
+
+
+def _choose_design(design, build_graph, optimizer, local_steps, steps_per_run):
+    if design is not None:
+        if design not in ("fast", "listing"):
+            raise ValueError(f"design: expected 'fast', 'listing' or None, got {design!r}")
+        return design
+    if build_graph is None and optimizer is None:
+        return "fast"
+    if local_steps != 1 or steps_per_run is not None:
+        name = "local_steps" if local_steps != 1 else "steps_per_run"
+        raise ValueError(
+            f"{name} with a build_graph or an optimizer of your own needs design='fast', which trains a copy of the "
+            "model and may compute something else than it says"
+        )
+    return "listing"
 
 
 def _check_options(sync, learning_rate, optimizer, build_graph, data, seed, on_step, step_timeout):

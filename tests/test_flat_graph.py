@@ -1,6 +1,7 @@
 """The fast design computes what the listing's does: the same updates of the same parameters, in fewer messages."""
 
 import dataclasses
+import itertools
 import os
 
 import numpy as np
@@ -35,7 +36,7 @@ def test_one_worker_makes_the_same_steps_in_both_designs(steps_per_run, model, o
         options["build_graph"] = model
     with Cluster(ps=1, workers=1) as cluster:
         listing = train(cluster, design="listing", **options)
-        fast = train(cluster, steps_per_run=steps_per_run, **options)
+        fast = train(cluster, design="fast", steps_per_run=steps_per_run, **options)
     assert fast.global_step == listing.global_step == 12
     assert sorted(fast.model.variables) == sorted(listing.model.variables)
     np.testing.assert_allclose(fast.steps.loss, listing.steps.loss, rtol=1e-3)
@@ -137,7 +138,8 @@ def test_local_steps_count_every_batch_and_learn(cluster):
 
 @pytest.mark.parametrize("pushes", [1, 3])
 def test_local_steps_of_one_worker_are_plain_steps(pushes):
-    options = {"seed": 3, "steps": 120, "build_graph": two_layers, "optimizer": tf.train.GradientDescentOptimizer}
+    options = {"seed": 3, "steps": 120, "design": "fast"}
+    options |= {"build_graph": two_layers, "optimizer": tf.train.GradientDescentOptimizer}
     with Cluster(ps=1, workers=1) as cluster:
         plain = train(cluster, learning_rate=0.1, **options)
         local = train(cluster, learning_rate=0.1, local_steps=4, steps_per_run=4 * pushes, **options)
@@ -188,7 +190,12 @@ def test_a_loss_without_a_gradient_is_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"design": "quick"}, "expected 'fast' or 'listing', got 'quick'"),
+        ({"design": "quick"}, "expected 'fast', 'listing' or None, got 'quick'"),
+        ({"local_steps": 2, "build_graph": two_layers}, "^local_steps with a build_graph.*needs design='fast', which"),
+        (
+            {"steps_per_run": 1, "optimizer": adam},
+            "^steps_per_run with .* an optimizer of your own needs design='fast'",
+        ),
         ({"design": "listing", "local_steps": 2}, "need design='fast'"),
         ({"design": "listing", "steps_per_run": 2}, "need design='fast'"),
         ({"sync": True, "local_steps": 2}, "needs sync=False"),
@@ -234,3 +241,40 @@ def test_no_worker_keeps_the_images_or_the_parameters_of_a_training_that_is_over
     monkeypatch.setattr(training, "_runs", iter([what]))
     train(cluster, steps=50, on_step=on_step, **options)
     assert cluster.workers.apply_sync(keeps) == [False, False]
+
+
+class Clipped(tf.train.GradientDescentOptimizer):
+    """Each gradient within [-1, 1]: what a copy of the graph, in which all are one vector, would not know of."""
+
+    def compute_gradients(self, *args, **kwargs):
+        pairs = super().compute_gradients(*args, **kwargs)
+        return [(tf.clip_by_value(gradient, -1, 1), variable) for gradient, variable in pairs]
+
+
+def line():
+    """The loss 3 a + 4 b, whatever the images."""
+    a, b = (tf.get_variable(name, [], initializer=tf.zeros_initializer()) for name in "ab")
+    x, y_ = tf.placeholder(tf.float32, [None, 784]), tf.placeholder(tf.float32, [None, 10])
+    return Graph(x, y_, tf.nn.softmax(x[:, :10]), 3 * a + 4 * b, tf.reduce_mean(y_))
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_a_model_and_an_optimizer_of_ones_own_are_trained_as_they_are_written(sync):
+    with Cluster(ps=1, workers=1) as single:
+        options = {"steps": 10, "learning_rate": 1, "sync": sync}
+        own = train(single, build_graph=line, optimizer=Clipped, **options)
+        plain = train(single, build_graph=line, optimizer=tf.train.GradientDescentOptimizer, **options)
+    assert own.model.variables == {"a": -10, "b": -10}
+    assert plain.model.variables == {"a": -30, "b": -40}
+
+
+def test_the_default_is_fast_for_the_texts_network_and_the_listings_for_any_other(cluster):
+    """The listing's takes one step a run, and so the end of each before the next begins."""
+
+    def starts_anew(**options):
+        steps = train(cluster, steps=300, seed=1, **options).results[0].steps
+        return all(b.start > a.end for a, b in itertools.pairwise(steps))
+
+    assert not starts_anew()
+    assert starts_anew(build_graph=two_layers)
+    assert starts_anew(optimizer=adam)

@@ -5,14 +5,16 @@ import html
 import json
 import signal as signals
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Hashable
 from dataclasses import dataclass
 
 from mnistdist import devices as device_rules
-from mnistdist.engines import activate_magics, unregister
+from mnistdist.engines import activate_magics, connect, forget_engines, unregister
 from mnistdist.errors import ClusterStartError, TaskFailed, describe_exit
+from mnistdist.interrupts import HeldInterrupts
 from mnistdist.network import listing_addresses, loopback_addresses, private_network_available
 from mnistdist.nursery import identity
 from mnistdist.processes import Processes
@@ -25,7 +27,7 @@ class Task:
     """One process of a cluster: its job (``ps`` or ``worker``) and index, where it listens and runs, pid and engine.
 
     ``address`` is host:port, ``device`` a name such as ``core 1`` or ``GPU 0``, ``engine`` the ipyparallel engine id:
-    a worker's is its index; the ps follow.
+    a worker's is its index; the ps follow. ``pid`` is None for a task that has not come up.
 
     Example::
 
@@ -95,18 +97,17 @@ class Cluster:
         self._processes = None
         self.client = None  #: the ``ipyparallel.Client``, while the cluster runs
         self.spec = None  #: ``{"ps": [...], "worker": [...]}`` for ``tf.train.ClusterSpec``, once it has started
-        self._killed = set()  # tasks that were killed on purpose
+        self._changing = threading.RLock()  # held while tasks are replaced
+        self._training = threading.Lock()  # held by a training: one at a time
 
     # ---------------------------------------------------------------------------------------- what it is
 
     @property
     def status(self):
-        """``new``, ``running``, ``failed`` (a task has ended that nobody killed) or ``stopped``."""
+        """``new``, ``running`` (every task is there), ``failed`` (one has ended or not come up) or ``stopped``."""
         if self.client is None:
             return "new" if self._processes is None else "stopped"
-        if not self._processes.alive or set(self._processes.exits) - self._killed:
-            return "failed"
-        return "running"
+        return "failed" if self._missing() else "running"
 
     @property
     def alive(self):
@@ -118,7 +119,7 @@ class Cluster:
         """All tasks as a tuple of :class:`Task`, ps first."""
         self._require_started()
         return tuple(
-            Task(job, i, address, self._pins[job, i].device, self._processes.pids[job, i], self._engines[job, i])
+            Task(job, i, address, self._pins[job, i].device, self._processes.pids.get((job, i)), self._engines[job, i])
             for job, addresses in self.spec.items()
             for i, address in enumerate(addresses)
         )
@@ -126,29 +127,61 @@ class Cluster:
     @property
     def ps(self):
         """View of the ps tasks (an ``ipyparallel.DirectView``)."""
-        return self._view(name for name in self._engines if name[0] == "ps")
+        return self._view("ps")
 
     @property
     def workers(self):
         """View of the worker tasks, in the order of their index."""
-        return self._view(name for name in self._engines if name[0] == "worker")
+        return self._view("worker")
 
     @property
     def all(self):
         """View of all tasks, first the workers, then the ps."""
-        return self._view(self._engines)
+        return self._view("worker", "ps")
 
     def __getitem__(self, task):
         """View of one task: ``cluster["worker", 0]`` or ``cluster["worker:0"]``."""
-        (view,) = [self._view([self._find(task)])]
-        view.targets = view.targets[0]
+        return self._view(self._find(task))
+
+    def _view(self, *wanted, usable=True):
+        """View of the tasks of some jobs, or of one task; ``usable``: complain of those that can't be used now."""
+        self._require_started()
+        targets = [engine for name, engine in self._engines.items() if name in wanted or name[0] in wanted]
+        if usable:
+            self._require_tasks(targets)
+        view = self.client.direct_view("all", block=True)
+        view.targets = targets[0] if wanted[0] in self._engines else targets
         return view
 
-    def _view(self, names):
-        self._require_started()
-        view = self.client.direct_view([self._engines[name] for name in names])
-        view.block = True
-        return view
+    def _missing(self):
+        """The tasks that can't be used, each with what has become of it."""
+        engines, exits = set(self.client.ids), self._processes.exits  # in this order: an end comes before its news
+        missing = {}
+        for name, engine in self._engines.items():
+            if name in exits:
+                missing[name] = f"ended with {describe_exit(exits[name])}"
+            elif not self.alive:
+                missing[name] = "ended with the cluster's keeper"
+            elif name not in self._processes.pids or engine not in engines:
+                missing[name] = "has not come up"
+        return missing
+
+    def _require_tasks(self, engines=None):
+        """Raise a :class:`TaskFailed` if one of these engines can't be used; None for all of the cluster's."""
+        self._require_alive()
+        lost = [(n, how) for n, how in self._missing().items() if engines is None or self._engines[n] in engines]
+        if lost:
+            (job, index), how = lost[0]
+            others = "".join(f"; {job}:{i} {how}" for (job, i), how in lost[1:])
+            it = "them" if others else "it"
+            one = "" if others else f'cluster.restart("{job}:{index}") or '
+            raise TaskFailed(f"{job}:{index}", f"it {how}{others}", hint=f"{one}cluster.restart() brings {it} back")
+
+    def _require_alive(self):
+        """Raise a :class:`TaskFailed` if the processes that keep the tasks have gone."""
+        if not self.alive:
+            hint = "stop() the cluster and start() it again; a process that the system ended was often out of memory"
+            raise TaskFailed("cluster", "its keeper, controller or nursery has ended", hint=hint)
 
     def _find(self, task):
         name = (task.job, task.index) if isinstance(task, Task) else task
@@ -171,9 +204,9 @@ class Cluster:
         if self.client is None:
             return f"<code>{html.escape(repr(self))}</code>"
         rows = [("task", "address", "device", "pid", "engine", "state")]
+        missing = self._missing()
         for task in self.tasks:
-            code = self.exit_of(task)
-            state = "running" if code is None else describe_exit(code)
+            state = missing.get((task.job, task.index), "running")
             rows.append((task.name, task.address, task.device, task.pid, task.engine, state))
         body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
         return f"<table><caption>{html.escape(repr(self))}</caption>{body}</table>"
@@ -181,13 +214,22 @@ class Cluster:
     # ---------------------------------------------------------------------------------------- start and stop
 
     def __enter__(self):
-        return self.start()
+        return self._start()
 
     def __exit__(self, *_):
         self.stop()
 
     def start(self):
-        """Start every task and wait until all can be used; returns the cluster. Does nothing while it runs."""
+        """Start every task and wait until all can be used; returns the cluster. Does nothing while it runs.
+
+        Says so on stderr if other clusters of this process are still there. A cluster in a ``with`` block is meant to
+        have company, and says nothing.
+        """
+        if self.client is None:
+            _tell_of_others()
+        return self._start()
+
+    def _start(self):
         if self.client is not None:
             if self.status == "running":
                 return self
@@ -199,37 +241,40 @@ class Cluster:
         private = self._choose_network()
         addresses = listing_addresses if private else loopback_addresses
         self.spec = addresses(self._counts["ps"], self._counts["worker"])
-        self._killed = set()
         on_exit = weakref.WeakMethod(self._unregister)
-        self._processes = Processes(
-            self.spec, private=private, servers=self._servers, on_exit=lambda name: on_exit() and on_exit()(name)
-        )
-        try:
-            self._connect(deadline)
-            self._fork(list(self._engines), deadline)
-        except BaseException:
-            self.stop()
-            raise
-        self._activate()
+        with self._changing, HeldInterrupts() as held:
+            self._processes = Processes(
+                self.spec, private=private, servers=self._servers, on_exit=lambda name: on_exit() and on_exit()(name)
+            )
+            try:
+                self._connect(deadline, held)
+                self._fork(list(self._engines), deadline, held)
+                self._activate()
+                held()
+            except BaseException:
+                self.stop()
+                raise
         return self
 
     def _activate(self):
         """Give this cluster the ``%%px`` magics, until another one starts, or again when that one has stopped."""
         _started[:] = [*(cluster for cluster in _started if cluster() not in (self, None)), weakref.ref(self)]
-        views = {"": self.all, "_ps": self.ps, "_worker": self.workers}
-        activate_magics(views | {f"_{job}{index}": self[job, index] for job, index in self._engines})
+        wanted = {"": ("worker", "ps"), "_ps": ("ps",), "_worker": ("worker",)}
+        wanted |= {f"_{job}{index}": ((job, index),) for job, index in self._engines}
+        activate_magics({suffix: self._view(*names, usable=False) for suffix, names in wanted.items()})
 
     def stop(self):
         """End every process of the cluster and remove its files. Does nothing when it does not run."""
-        if self.client is not None:
-            self.client.close(linger=0)
-            self.client = None
-            last = _started[-1]() if _started else None
-            _started[:] = [cluster for cluster in _started if cluster() not in (self, None)]
-            if last is self and _started and _started[-1]().status == "running":
-                _started[-1]()._activate()
-        if self._processes is not None:
-            self._processes.close()
+        with HeldInterrupts():
+            if self.client is not None:
+                self.client.close(linger=0)
+                self.client = None
+                last = _started[-1]() if _started else None
+                _started[:] = [cluster for cluster in _started if cluster() not in (self, None)]
+                if last is self and _started and _started[-1]().alive:
+                    _started[-1]()._activate()
+            if self._processes is not None:
+                self._processes.close()
 
     def _choose_network(self):
         if self._network == "host":
@@ -250,31 +295,37 @@ class Cluster:
         )
         return False
 
-    def _connect(self, deadline):
-        import ipyparallel
-
+    def _connect(self, deadline, held):
         info = None
         while info is None:
+            held()
             self._check("the controller did not come up", [], deadline)
             with contextlib.suppress(OSError, json.JSONDecodeError):  # not there yet, or half written
                 info = json.loads(self._processes.connection_file.read_text())
             time.sleep(0.02)
         self._info = info
         left = max(1.0, deadline - time.monotonic())
-        self.client = ipyparallel.Client(info, timeout=left, ipython_dir=str(self._processes.folder))
+        check = weakref.WeakMethod(self._require_tasks)
+        self.client = connect(
+            info,
+            lambda engines: check() and check()(engines),
+            timeout=left,
+            ipython_dir=str(self._processes.folder),
+        )
 
-    def _fork(self, names, deadline):
+    def _fork(self, names, deadline, held):
         """Start the named tasks; return when each has registered and has said that it is who it should be."""
-        self._killed.difference_update(names)
         for name in names:
             pin = self._pins[name]
             self._processes.start(name, env=pin.env, cores=pin.cores, engine=self._engines[name])
         engines = {self._engines[name]: name for name in names}
         while not (set(engines) <= set(self.client.ids) and set(names) <= set(self._processes.pids)):
+            held()
             self._check("not every task came up", names, deadline)
             time.sleep(0.01)
         answers = self.client[list(engines)].apply_async(identity)
         while not answers.done():
+            held()
             self._check("not every task answered", names, deadline)
             answers.wait(0.05)
         expected = [(*name, self._processes.pids[name]) for name in engines.values()]
@@ -311,8 +362,11 @@ class Cluster:
         raise ClusterStartError(reason, **counts, timeout=self.timeout, log=processes.tail(log, 8), hint=hint)
 
     def _unregister(self, name):
-        if self.client is not None:
+        """A task has ended, or all have (None), and whoever waits for an answer is to hear of it."""
+        if self.client is not None and name is not None:
             unregister(self._info, self._engines[name])
+        elif self.client is not None:
+            forget_engines(self.client)
 
     # ---------------------------------------------------------------------------------------- while it runs
 
@@ -335,8 +389,6 @@ class Cluster:
             number = signals.Signals[signal] if isinstance(signal, str) else signals.Signals(signal)
         except (KeyError, ValueError):
             raise ValueError(f"signal: expected a signal, its number or its name, 'SIGTERM'; got {signal!r}") from None
-        if number in (signals.SIGKILL, signals.SIGTERM):
-            self._killed.add(name)
         self._processes.kill(name, number)
         if number == signals.SIGKILL:
             self._await_exits([name])
@@ -355,16 +407,17 @@ class Cluster:
         """Fresh processes with fresh servers at the same addresses, of one task or of all. Returns the cluster.
 
         A TensorFlow server can't be stopped or remade within its process: this is how one notebook runs many
-        experiments. What the old processes knew is gone, the variables on a ps included.
+        experiments. What the old processes knew is gone, the variables on a ps included. An interrupt is heard when it
+        is done; a second one at once, which leaves a cluster that can be restarted.
         """
         self._require_started()
         names = list(self._engines) if task is None else [self._find(task)]
-        alive = [name for name in names if name not in self._processes.exits]
-        self._killed.update(alive)
-        for name in alive:
-            self._processes.kill(name, signals.SIGKILL)
-        self._await_exits(names)
-        self._fork(names, time.monotonic() + self.timeout)
+        with self._changing, HeldInterrupts(patience=2) as held:
+            for name in names:
+                if name not in self._processes.exits:
+                    self._processes.kill(name, signals.SIGKILL)
+            self._await_exits(names)
+            self._fork(names, time.monotonic() + self.timeout, held)
         return self
 
     def logs(self, task, lines=20):
@@ -376,6 +429,18 @@ class Cluster:
         if isinstance(lines, bool) or not isinstance(lines, int) or lines < 0:
             raise ValueError(f"lines: expected an int of 0 or more, got {lines!r}")
         return "\n".join(self._processes.tail(f"{job}-{index}", lines)) if self._processes else ""
+
+
+def _tell_of_others():
+    others = [cluster for each in _started if (cluster := each()) is not None and cluster.alive]
+    if others:
+        count = sum(cluster._processes.count() for cluster in others)
+        few = len(others) == 1
+        print(
+            f"{len(others)} other cluster{' is' if few else 's are'} still running in this process, with {count} "
+            f"processes: stop() ends {'it' if few else 'each'}. A notebook's Out keeps what a cell ends with.",
+            file=sys.stderr,
+        )
 
 
 _said = set()

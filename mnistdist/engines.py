@@ -80,6 +80,37 @@ def unregister(info, engine):
         session.send(hub, "unregistration_request", content={"id": engine})
 
 
+def connect(info, check, **options):
+    """An ``ipyparallel.Client`` whose views call ``check(engines)`` first, whenever they send something to engines.
+
+    ``check`` raises what is wrong with one of these engine ids; ipyparallel itself would say ``KeyError: '0'``. Views,
+    magics, maps and the like, however old, all have their targets translated by one method.
+    """
+    import ipyparallel
+
+    client = ipyparallel.Client(info, **options)
+    translate = client._build_targets
+
+    def translate_checked(targets):
+        if not isinstance(targets, slice):  # of those that are there
+            check({int: [targets], str: None}.get(type(targets), targets))
+        return translate(targets)
+
+    client._build_targets = translate_checked
+    return client
+
+
+def forget_engines(client):
+    """Take it that all engines have ended, where no hub is left to say so: whoever waits for an answer hears of it."""
+
+    def forget():
+        for engine in client.ids:
+            client._unregister_engine({"content": {"id": engine}})
+
+    with contextlib.suppress(RuntimeError):  # its loop has ended
+        client._io_loop.add_callback(forget)
+
+
 def activate_magics(views):
     """Define ``%%px`` magics for views, by suffix, where this is IPython: ``{"_ps": view}`` makes ``%%px_ps``."""
     from ipyparallel.client.magics import ParallelMagics

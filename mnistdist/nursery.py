@@ -14,6 +14,7 @@ socket pair: requests ``start`` and ``kill``; events ``started``, ``exited`` and
 """
 
 import contextlib
+import copy
 import ctypes
 import gc
 import json
@@ -25,6 +26,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import namedtuple
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -33,13 +35,20 @@ from mnistdist.network import enter_private_network
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
-# What every task knows of itself, as the engine's namespace has it; set in a forked task only.
-_identity = None
+OwnTask = namedtuple("OwnTask", "job index spec server")
+
+# What a task knows of itself; set in a forked task only. Its engine's namespace has a copy, which is the reader's.
+_own_task = None
+
+
+def own_task():
+    """The task that this process is: its job and index, the addresses of all by job, and its server or None."""
+    return _own_task
 
 
 def identity():
     """``(job, index, pid)`` of the task that this process is; the client asks each engine who it is."""
-    return _identity
+    return _own_task.job, _own_task.index, os.getpid()
 
 
 def _prctl(option, value):
@@ -250,7 +259,7 @@ def redirect_output(path):
 
 def _become_task(settings, request, nursery):
     """Turn a forked copy of the nursery into one task: environment, cores, server, engine. Never returns."""
-    global _identity
+    global _own_task
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with(nursery)
@@ -259,17 +268,18 @@ def _become_task(settings, request, nursery):
     os.environ.update(request["env"])
     if request["cores"] and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, request["cores"])
-    _identity = job, index, os.getpid()
 
     import numpy as np
     import tensorflow.compat.v1 as tf
 
     np.random.seed()  # or all tasks would draw the same numbers: the generator's state was forked too
     tf.disable_v2_behavior()
-    namespace = {"job_name": job, "task_index": index, "cluster_spec": settings["spec"]}
+    namespace = {"job_name": job, "task_index": index, "cluster_spec": copy.deepcopy(settings["spec"])}
+    server = None
     if settings["servers"]:
         from mnistdist.sessions import server_config
 
         spec = tf.train.ClusterSpec(settings["spec"])
-        namespace["server"] = tf.train.Server(spec, job, index, config=server_config())
+        namespace["server"] = server = tf.train.Server(spec, job, index, config=server_config())
+    _own_task = OwnTask(job, index, settings["spec"], server)
     run_engine(settings["folder"], request["engine"], namespace)

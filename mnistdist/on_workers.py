@@ -4,15 +4,69 @@ import contextlib
 import os
 import sys
 import time
+from types import SimpleNamespace
 
 from mnistdist.errors import TaskFailed, describe_exit
+from mnistdist.nursery import identity
 from mnistdist.stopped import StoppedTasks, is_stopped
 
 _RESTARTED = "the cluster has been restarted with fresh tasks: train again"
-_GONE = "stop() the cluster and start() it again; a process that the system ended was often out of memory"
 
 
-def on_workers(cluster, function, indices, arguments, step_timeout, *, steps=None, restarts=0, restores=False):
+_PATIENCE = 10  # seconds for which a busy worker is waited for, at most
+
+
+@contextlib.contextmanager
+def idle_workers(cluster, step_timeout, held):
+    """Waits until the workers have nothing to do, and keeps other trainings away while the ``with`` block runs.
+
+    A worker runs one call after the other: one that is still busy, with an interrupted cell say, would be waited for
+    without a word, and the others would wait for it in their first step.
+
+    Args:
+        cluster: A running :class:`~mnistdist.Cluster`; workers that have ended are left to :func:`on_workers`.
+        step_timeout: Seconds, or None. The wait takes no longer, nor longer than 10 s; 2 s, though, in any case.
+        held: :class:`~mnistdist.interrupts.HeldInterrupts`.
+
+    Raises:
+        RuntimeError: some are still busy. Nothing has been started, and what they are doing goes on.
+    """
+    patience = min(max(step_timeout or _PATIENCE, 2), _PATIENCE)
+    deadline = time.monotonic() + patience
+    workers = [task for task in cluster.tasks if task.job == "worker"]
+    while not cluster._training.acquire(timeout=0.1):
+        held()
+        if time.monotonic() > deadline:
+            raise _busy(workers, patience)
+    try:
+        there = [task for task in workers if cluster.exit_of(task) is None]
+        answers = {task: cluster[task].apply_async(identity) for task in there}
+        while pending := [task for task, answer in answers.items() if not answer.ready()]:
+            held()
+            if time.monotonic() > deadline:
+                raise _busy(pending, patience)
+            answers[pending[0]].wait(0.05)
+        yield
+    finally:
+        cluster._training.release()
+
+
+def _busy(tasks, seconds):
+    names = " and ".join(task.name for task in tasks)
+    which = f'"{names}"' if len(tasks) == 1 else ""
+    if stopped := [task.name for task in tasks if is_stopped(task.pid)]:
+        return RuntimeError(
+            f"{' and '.join(stopped)} has been stopped, as SIGSTOP does it, and has not answered for {seconds:g} s: "
+            f'cluster.kill("{stopped[0]}", "SIGCONT") lets it go on, cluster.restart({which}) makes a fresh start'
+        )
+    are = "is" if len(tasks) == 1 else "are"
+    return RuntimeError(
+        f"{names} {are} still busy with an earlier call after {seconds:g} s: wait until it ends, or end it with "
+        f"cluster.restart({which})"
+    )
+
+
+def on_workers(cluster, function, indices, arguments, step_timeout, held, *, steps=None, restarts=0, restores=False):
     """Run ``function`` in some workers at once; returns their answers, in that order.
 
     Args:
@@ -22,42 +76,47 @@ def on_workers(cluster, function, indices, arguments, step_timeout, *, steps=Non
         arguments: For the function; may hold functions and classes that were typed in a notebook.
         step_timeout: Seconds. A task that somebody has stopped (SIGSTOP) counts as ended after twice as long: who
             waits for it tells first, and tells more. None: never.
+        held: :class:`~mnistdist.interrupts.HeldInterrupts`.
         steps: Global steps that a bar shows the progress to, as the function publishes it; None for no bar.
         restarts: So many ended tasks are no failure, but are started again; in a worker, the function begins again.
         restores: Whether worker 0 restores what a ps has lost: it begins again even if it had answered.
 
     Raises:
-        TaskFailed: for the first failure's cause.
+        TaskFailed: for the first failure's cause. A task that has ended before anything was sent is one.
     """
-    calls = _Calls(cluster, function, indices, arguments)
+    calls = None
     stopped = StoppedTasks(step_timeout and 2 * step_timeout)
     with _progress(steps) as tell:
         while True:
-            lost = _find_lost(cluster, stopped)
+            held()
+            lost = _find_lost(cluster, stopped, "during" if calls else "before")
             if lost and not restarts:
                 task, reason = lost
                 raise TaskFailed(task.name, reason, log=cluster.logs(task, 5).splitlines(), hint=_RESTARTED)
             if lost:
                 restarts -= 1
                 cluster.restart(lost[0])
-                calls.replaced(lost[0], restores)
+                if calls:
+                    calls.replaced(lost[0], restores)
                 continue
+            calls = calls or _Calls(cluster, function, indices, arguments)
             if failed := calls.failed():
                 time.sleep(0.5)  # when a task has ended, that is the cause: its news may be on the way
-                if not any(cluster.exit_of(task) is not None for task in cluster.tasks):
+                if cluster.alive and not any(cluster.exit_of(task) is not None for task in cluster.tasks):
                     raise calls.cause(*failed[0])
             elif calls.wait(0.1):
                 return calls.answers()
             tell(calls.global_step())
 
 
-def _find_lost(cluster, stopped):
+def _find_lost(cluster, stopped, when):
     """A task that has ended, or been stopped for too long, and the words for it; None when all are well."""
     ended = [task for task in cluster.tasks if cluster.exit_of(task) is not None]
-    if not cluster.alive:
-        raise TaskFailed("cluster", "its keeper, controller or nursery has ended", hint=_GONE)
+    cluster._require_alive()
     if ended:
-        return ended[0], f"it ended with {describe_exit(cluster.exit_of(ended[0]))} during the training"
+        how = [f"{task.name} ended with {describe_exit(cluster.exit_of(task))}" for task in ended]
+        how[0] = how[0].replace(ended[0].name, "it", 1)
+        return ended[0], f"{'; '.join(how)} {when} the training"
     halted = stopped.find({task: task.pid for task in cluster.tasks})
     return (halted[0], f"it has been stopped for {stopped.limit:g} s, as SIGSTOP does it") if halted else None
 
@@ -73,7 +132,10 @@ class _Calls:
         self._again = []  # of a chief that had answered: its first answer counts
 
     def _call(self, index):
-        return self._cluster["worker", index].apply_async(self._function, self._sent)
+        try:
+            return self._cluster["worker", index].apply_async(self._function, self._sent)
+        except TaskFailed:  # it has ended just now: a call that fails, and is made again if the task is
+            return SimpleNamespace(ready=lambda: True, successful=lambda: False, data=None)
 
     def _all(self):
         return [*self._latest.items(), *((0, call) for call in self._again)]

@@ -17,6 +17,8 @@ import weakref
 from collections import deque
 from pathlib import Path
 
+import psutil
+
 # A proxy that is set for the web would catch the tasks' gRPC connections too, and hang them.
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 
@@ -87,6 +89,12 @@ class Processes:
         """Whether the keeper, and with it the rest of the tree, is still there."""
         return self._keeper.poll() is None
 
+    def count(self):
+        """How many processes there are, the keeper included."""
+        with contextlib.suppress(psutil.Error):
+            return 1 + len(psutil.Process(self._keeper.pid).children(recursive=True))
+        return 0
+
     @property
     def connection_file(self):
         """Path of the file with which an ``ipyparallel.Client`` connects; the controller writes it as it comes up."""
@@ -100,7 +108,10 @@ class Processes:
 
     def kill(self, name, signal):
         """Send a signal to a task; nothing happens when it has ended meanwhile."""
-        self._ask(do="kill", pid=self.pids[name], signal=int(signal))
+        with self._changed:  # one that has been asked for just now has no pid yet
+            self._changed.wait_for(lambda: name in self.pids or not self.alive, 10)
+        if pid := self.pids.get(name):
+            self._ask(do="kill", pid=pid, signal=int(signal))
 
     def wait_for_exits(self, names, timeout):
         """Wait until the named tasks have ended; returns the names of those that have not within ``timeout`` s."""
@@ -163,3 +174,5 @@ def _listen(reference, channel):
                 return
             processes.hear(json.loads(line))
             del processes
+    if processes := reference():  # it is not this side that has hung up, or there would be none, or nobody who waits
+        processes._on_exit(None)

@@ -9,7 +9,9 @@ import numpy as np
 
 from mnistdist.datasets import DataSet, Datasets, read_data_sets
 from mnistdist.errors import TaskLost
-from mnistdist.on_workers import on_workers
+from mnistdist.interrupts import HeldInterrupts
+from mnistdist.nursery import own_task
+from mnistdist.on_workers import idle_workers, on_workers
 from mnistdist.results import Run
 
 _runs = itertools.count(1)
@@ -79,7 +81,10 @@ def train(
 
     Raises:
         ValueError, TypeError: for an argument out of range or of another type; nothing has been started then.
-        TaskFailed: if a task ends or raises. It, and an interrupt, leave the cluster restarted: fresh and usable.
+        RuntimeError: if a worker is still busy with an earlier call after ``step_timeout``, or 10 s; nothing has been
+            started then, and the call goes on.
+        TaskFailed: if a task ends or raises, or has ended before. It, and an interrupt, leave the cluster restarted:
+            fresh and usable.
 
     Example::
 
@@ -89,7 +94,7 @@ def train(
     """
     if not hasattr(type(cluster), "workers"):
         raise TypeError(f"cluster: expected a running Cluster, got {cluster!r}")
-    workers = len(cluster.workers)
+    workers = [task.job for task in cluster.tasks].count("worker")
     _check_options(sync, learning_rate, optimizer, build_graph, data, seed, on_step, step_timeout)
     counts = {"steps": steps, "batch_size": batch_size, "local_steps": local_steps, "save_steps": save_steps}
     optional = {"replicas_to_aggregate": replicas_to_aggregate, "steps_per_run": steps_per_run}
@@ -123,14 +128,15 @@ def train(
     run_options = {"steps": int(steps), "batch_size": int(batch_size), "on_step": on_step, "step_timeout": step_timeout}
     run_options |= {"logdir": logdir, "save_steps": int(save_steps)}
     arguments = data, seed, run_options, replica_options
-    try:
-        watch = {"steps": int(steps), "restarts": restarts, "restores": logdir is not None}
-        results = on_workers(cluster, _train, range(workers), arguments, step_timeout, **watch)
-        (shared,) = on_workers(cluster, _finish, [0], (data, seed, replica_options), step_timeout)
-    except BaseException:
-        if cluster.alive and cluster.status in ("running", "failed"):
-            cluster.restart()  # the other workers may be in the middle of a step, which nothing interrupts
-        raise
+    watch = {"steps": int(steps), "restarts": restarts, "restores": logdir is not None}
+    with HeldInterrupts() as held, idle_workers(cluster, step_timeout, held):
+        try:
+            results = on_workers(cluster, _train, range(workers), arguments, step_timeout, held, **watch)
+            (shared,) = on_workers(cluster, _finish, [0], (data, seed, replica_options), step_timeout, held)
+        except BaseException:
+            if cluster.alive and cluster.status in ("running", "failed"):
+                cluster.restart()  # the other workers may be in the middle of a step, which nothing interrupts
+            raise
     return Run(sync=sync, results=results, model=shared, local_steps=local_steps)
 
 
@@ -226,10 +232,23 @@ def _finish(sent):
 
 
 def _here():
-    """The task's server target, the cluster's spec and its own index, from the engine's namespace."""
+    """The task's server target, the cluster's spec and its own index: what the task is, whatever the namespace says."""
+    task = own_task()
+    return (task.server or _server_made_by_hand(task)).target, task.spec, task.index
+
+
+def _server_made_by_hand(task):
+    """What is called ``server`` in the engine's namespace, if it is the server of this task."""
+    import tensorflow.compat.v1 as tf
     from IPython import get_ipython
 
-    namespace = get_ipython().user_ns
-    if "server" not in namespace:
+    server = get_ipython().user_ns.get("server")
+    if server is None:
         raise RuntimeError("this task has no `server`: start the cluster with servers=True, or make one in every task")
-    return namespace["server"].target, namespace["cluster_spec"], namespace["task_index"]
+    got = f"what is of type {type(server).__name__}"
+    if isinstance(server, tf.train.Server):
+        made = server.server_def
+        if (made.job_name, made.task_index) == (task.job, task.index):
+            return server
+        got = f"one of {made.job_name}:{made.task_index}"
+    raise ValueError(f"the `server` in this task: expected a tf.train.Server of {task.job}:{task.index}, got {got}")

@@ -176,6 +176,7 @@ class Running:
     """As much of a running cluster as is looked at before anything is started on it."""
 
     workers = (0, 1)
+    tasks = (SimpleNamespace(job="worker"), SimpleNamespace(job="worker"))
 
 
 def cases(name, call, *values):

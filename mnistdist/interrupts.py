@@ -1,0 +1,47 @@
+"""Interrupts (SIGINT) that come while processes are being started or ended: they are heard where that does no harm."""
+
+import signal
+import threading
+
+
+class HeldInterrupts:
+    """Holds interrupts back while its ``with`` block runs, and passes on at its end those that nobody has looked at.
+
+    An interrupt may otherwise strike between any two operations: in the midst of a message, with a lock held, or in
+    the very code that tidies up after the interrupt before. The block is called, ``held()``, where one may strike.
+    Only the main thread hears interrupts: in others, and where they are ignored or fatal, nothing is held.
+
+    Args:
+        patience: At which interrupt ``held()`` raises ``KeyboardInterrupt``: 1 for the first, 2 to let one wait.
+
+    Example::
+
+        with HeldInterrupts() as held:
+            while not ready():
+                held()
+                time.sleep(0.1)
+    """
+
+    def __init__(self, patience=1):
+        self._patience, self._noted, self._before = patience, 0, None
+
+    def __enter__(self):
+        before = signal.getsignal(signal.SIGINT)
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            self._before = before
+            signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def _note(self, *_):
+        self._noted += 1
+
+    def __call__(self):
+        if self._noted >= self._patience:
+            self._noted = 0
+            raise KeyboardInterrupt
+
+    def __exit__(self, kind, *_):
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            if self._noted and kind is not KeyboardInterrupt:
+                signal.raise_signal(signal.SIGINT)

@@ -389,9 +389,10 @@ class Cluster:
             number = signals.Signals[signal] if isinstance(signal, str) else signals.Signals(signal)
         except (KeyError, ValueError):
             raise ValueError(f"signal: expected a signal, its number or its name, 'SIGTERM'; got {signal!r}") from None
-        self._processes.kill(name, number)
-        if number == signals.SIGKILL:
-            self._await_exits([name])
+        with HeldInterrupts():
+            self._processes.kill(name, number)
+            if number == signals.SIGKILL:
+                self._await_exits([name])
 
     def _await_exits(self, names):
         late = self._processes.wait_for_exits(names, timeout=10)
@@ -438,7 +439,8 @@ def _tell_of_others():
         few = len(others) == 1
         print(
             f"{len(others)} other cluster{' is' if few else 's are'} still running in this process, with {count} "
-            f"processes: stop() ends {'it' if few else 'each'}. A notebook's Out keeps what a cell ends with.",
+            f"processes: stop() ends {'it' if few else 'each'}. A notebook's Out keeps what a cell ends with, "
+            "a cluster too: Out[N].stop(), with the number of that cell",
             file=sys.stderr,
         )
 

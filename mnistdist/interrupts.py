@@ -12,7 +12,7 @@ class HeldInterrupts:
     Only the main thread hears interrupts: in others, and where they are ignored or fatal, nothing is held.
 
     Args:
-        patience: At which interrupt ``held()`` raises ``KeyboardInterrupt``: 1 for the first, 2 to let one wait.
+        patience: At which interrupt ``held()`` has it strike: 1 for the first, 2 to let one wait.
 
     Example::
 
@@ -28,6 +28,8 @@ class HeldInterrupts:
     def __enter__(self):
         before = signal.getsignal(signal.SIGINT)
         if callable(before) and threading.current_thread() is threading.main_thread():
+            outer = getattr(before, "__self__", None)  # this block is in another one
+            self._strike = outer._strike if isinstance(outer, HeldInterrupts) else before
             self._before = before
             signal.signal(signal.SIGINT, self._note)
         return self
@@ -38,7 +40,7 @@ class HeldInterrupts:
     def __call__(self):
         if self._noted >= self._patience:
             self._noted = 0
-            raise KeyboardInterrupt
+            self._strike(signal.SIGINT, None)  # Python's own handler raises KeyboardInterrupt
 
     def __exit__(self, kind, *_):
         if self._before is not None:

@@ -4,6 +4,7 @@ import pickle
 import signal
 import sys
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 
@@ -143,6 +144,103 @@ def test_a_task_that_ends_by_itself_makes_the_cluster_failed(cluster):
     cluster.restart("worker:1")
     assert cluster.status == "running"
     assert cluster.start() is cluster
+
+
+USES = {
+    "apply_sync": lambda cluster, view: view.apply_sync(os.getpid),
+    "apply_async": lambda cluster, view: view.apply_async(os.getpid),
+    "execute": lambda cluster, view: view.execute("1"),
+    "push": lambda cluster, view: view.push({"a": 1}),
+    "pull": lambda cluster, view: view.pull("task_index"),
+    "scatter": lambda cluster, view: view.scatter("a", range(4)),
+    "gather": lambda cluster, view: view.gather("a"),
+    "map_sync": lambda cluster, view: view.map_sync(abs, range(4)),
+    "workers": lambda cluster, view: cluster.workers,
+    "all": lambda cluster, view: cluster.all.apply_sync(os.getpid),
+    "task": lambda cluster, view: cluster["worker", 1],
+    "client": lambda cluster, view: cluster.client.direct_view("all").apply_sync(os.getpid),
+    "one": lambda cluster, view: cluster.client[1],
+    "balanced": lambda cluster, view: cluster.client.load_balanced_view([0, 1]).apply_sync(os.getpid),
+}
+
+
+@pytest.fixture(scope="module")
+def without_worker_1():
+    """A cluster whose worker 1 has been killed, and a view of its workers from before; worker 1 is back at the end."""
+    with Cluster(ps=1, workers=2) as running:
+        view = running.workers
+        running.kill("worker:1")
+        yield running, view
+        assert running["ps", 0].apply_sync(who)[:2] == ("ps", 0)
+        assert running["worker", 0].apply_sync(who)[:2] == ("worker", 0)
+        assert running.restart("worker:1").status == "running"
+        assert view.apply_sync(who) == [("worker", i, running.tasks[1 + i].pid) for i in (0, 1)]
+        assert view.map_sync(abs, [-1, -2, -3]) == [1, 2, 3]
+        assert [task.engine for task in running.tasks] == [2, 0, 1]
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_task_that_has_ended_is_named_by_whatever_uses_it(without_worker_1, use):
+    cluster, view = without_worker_1
+    with pytest.raises(TaskFailed, match=r"task worker:1 failed: it ended with SIGKILL\n.*cluster\.restart\(\)"):
+        USES[use](cluster, view)
+
+
+def test_a_cluster_with_a_task_that_has_ended_says_so(without_worker_1):
+    cluster, _ = without_worker_1
+    assert (cluster.status, len(cluster.tasks)) == ("failed", 3)
+    assert cluster._repr_html_().count("ended with SIGKILL") == 1
+    with pytest.raises(RuntimeError, match="restart"):
+        cluster.start()
+
+
+def test_all_tasks_that_have_ended_are_named(cluster):
+    view = cluster.all
+    for task in cluster.tasks:
+        cluster.kill(task)
+    with pytest.raises(TaskFailed, match=r"task worker:0 failed: it ended with SIGKILL; worker:1 .*; ps:0 ended"):
+        view.apply_sync(who)
+    with pytest.raises(TaskFailed, match="it ended with SIGKILL; worker:1 ended with SIGKILL"):
+        cluster.client.direct_view([0, 1])
+    cluster.restart()
+    assert [each[:2] for each in view.apply_sync(who)] == [("worker", 0), ("worker", 1), ("ps", 0)]
+
+
+def test_a_call_to_a_task_that_is_ending_fails_and_does_not_wait(cluster):
+    """Its process may have ended while nobody has heard of it yet."""
+    for pause in (0, 0.002, 0.01, 0.03):
+        pid = cluster["worker", 1].apply_sync(os.getpid)
+        os.kill(pid, signal.SIGKILL)
+        time.sleep(pause)
+        with pytest.raises((TaskFailed, ipyparallel.error.RemoteError), match=r"died|it ended with SIGKILL"):
+            cluster["worker", 1].apply_async(who).get(timeout=10)
+        cluster.restart("worker:1")
+
+
+def test_the_magics_name_a_task_that_has_ended(run_python):
+    client = run_python(
+        """
+        from IPython.core.interactiveshell import InteractiveShell
+        from mnistdist import Cluster
+
+        shell = InteractiveShell.instance()
+        with Cluster(ps=1, workers=2, servers=False) as cluster:
+            cluster.kill("worker:1")
+            for magic in "px", "px_worker", "px_worker1", "px --targets 1", "px --targets all", "px_ps":
+                error = shell.run_cell(f"%%{magic}\\nmine = 1").error_in_exec
+                print("-", magic, type(error).__name__, str(error).splitlines()[0])
+            cluster.restart("worker:1")
+            for magic in "px", "px_worker1":
+                print("-", magic, shell.run_cell(f"%%{magic}\\nmine = 1").error_in_exec)
+        """
+    )
+    out, err = client.communicate(timeout=120)
+    said = [line for line in out.splitlines() if line.startswith("- ")]
+    named = "TaskFailed task worker:1 failed: it ended with SIGKILL"
+    magics = ("px", "px_worker", "px_worker1", "px --targets 1", "px --targets all")
+    assert said == [f"- {magic} {named}" for magic in magics] + ["- px_ps NoneType None", "- px None"] + [
+        "- px_worker1 None"
+    ], err
 
 
 def test_a_stopped_and_continued_task_goes_on(cluster):
@@ -345,11 +443,17 @@ def test_losing_any_part_of_the_tree_ends_it_whole(victim):
         tree = [keeper, *keeper.children(recursive=True)]
         (nursery,) = [p for p in keeper.children() if p.pid in {psutil.Process(t.pid).ppid() for t in cluster.tasks}]
         (controller,) = [p for p in keeper.children() if p != nursery]
+        waiting = cluster.workers.apply_async(time.sleep, 60)
         {"keeper": keeper, "controller": controller, "nursery": nursery}[victim].kill()
+        with pytest.raises((ipyparallel.error.RemoteError, ipyparallel.error.CompositeError), match="died"):
+            waiting.get(timeout=10)
         wait_until(lambda: not alive(tree), 5, "the end of every process")
         wait_until(lambda: cluster.status == "failed", 5, "the status")
         with pytest.raises(RuntimeError, match="processes have gone"):
             cluster.restart()
+        with pytest.raises(TaskFailed, match="keeper, controller or nursery has ended"):
+            cluster["worker", 0].apply_sync(who)
+        assert cluster._repr_html_().count("<td>ended with") == 2
     assert not folder.exists()
 
 
@@ -366,10 +470,145 @@ def test_the_magics_are_the_last_started_clusters_and_then_the_one_befores_again
                 print(second.workers["mine"])
             shell.run_cell_magic("px_worker", "", "mine = 1")
             print(first.workers["mine"])
+            with Cluster(ps=1, workers=1, servers=False):
+                first.kill("worker:0")
+            shell.run_cell_magic("px_ps", "", "mine = 3")
+            print(first.ps["mine"])
         """
     )
     out, err = client.communicate(timeout=120)
-    assert [line for line in out.splitlines() if line.startswith("[")] == ["[2, 2]", "[1]"], err
+    assert [line for line in out.splitlines() if line.startswith("[")] == ["[2, 2]", "[1]", "[3]"], err
+
+
+def test_a_cell_that_is_run_again_says_that_another_cluster_is_running(run_python):
+    client = run_python(
+        """
+        import sys
+        import psutil
+        from IPython.core.interactiveshell import InteractiveShell
+        from mnistdist import Cluster
+
+        shell = InteractiveShell.instance()
+        cell = "from mnistdist import Cluster; cluster = Cluster(ps=1, workers=2, servers=False).start()\\ncluster"
+        for _ in range(2):
+            shell.run_cell(cell, store_history=True)
+            print(len(psutil.Process().children(recursive=True)), "processes", file=sys.stderr)
+        with Cluster(ps=1, workers=1, servers=False) as third:  # in a with block, it is meant
+            Cluster.start(third)  # runs already
+            shell.run_cell("Out[1].stop(); Out[2].stop()")
+        cluster = Cluster(ps=1, workers=1, servers=False).start()
+        """
+    )
+    _, err = client.communicate(timeout=120)
+    said = [line for line in err.splitlines() if "processes" in line]
+    assert [line.partition(": stop() ends")[0] for line in said] == [
+        "7 processes",
+        "1 other cluster is still running in this process, with 7 processes",
+        "14 processes",
+    ], err
+
+
+INTERRUPTED = """
+    import collections, os, signal, sys, threading, time
+    import psutil
+    from mnistdist import Cluster, train
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background has it ignored
+    outcomes = collections.Counter()
+
+
+    def interrupted(work, *pauses):
+        def strike():
+            for pause in pauses:
+                time.sleep(pause)
+                os.kill(os.getpid(), signal.SIGINT)
+
+        thread, heard = threading.Thread(target=strike), False
+        try:
+            try:
+                thread.start()
+                work()
+                thread.join()
+                time.sleep(0.05)
+            except KeyboardInterrupt:
+                heard = True
+                thread.join()
+                time.sleep(0.05)
+        except KeyboardInterrupt:
+            heard = True
+        thread.join()
+        assert heard
+
+
+    def check(cluster):
+        status = cluster.status
+        try:
+            assert cluster.workers.apply_sync(os.getpid) == [task.pid for task in cluster.tasks[1:]]
+            assert status == "running"
+        except RuntimeError as error:
+            assert status == "failed" and "cluster.restart()" in str(error), (status, error)
+            cluster.restart()
+            assert cluster.all.apply_sync(os.getpid)[1] == cluster.tasks[2].pid
+            assert cluster.status == "running"
+        outcomes[status] += 1
+
+
+    def nothing_left():
+        return not psutil.Process().children(recursive=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "rounds", "code"),
+    [
+        (
+            "two during a training",
+            10,
+            "interrupted(lambda: train(cluster, steps=10**6), 0.02 + i / 7, 0.02 + 0.03 * (i % 4) / 3); check(cluster)",
+        ),
+        (
+            "four during a training",
+            4,
+            "interrupted(lambda: train(cluster, steps=10**6), 0.5, *[0.04 + i / 50] * 3); check(cluster)",
+        ),
+        ("one during a restart", 20, "interrupted(cluster.restart, 0.001 + 0.025 * i); check(cluster)"),
+        ("two during a restart", 8, "interrupted(cluster.restart, 0.001 + 0.04 * i, 0.03); check(cluster)"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and " = " not in value and "(" not in value else "",
+)
+def test_interrupts_leave_a_cluster_that_can_be_used_or_says_what_to_do(run_python, what, rounds, code):
+    client = run_python(
+        textwrap.dedent(INTERRUPTED)
+        + "with Cluster(ps=1, workers=2) as cluster:\n"
+        + f"    for i in range({rounds}):\n        {code}\n"
+        + "    assert train(cluster, steps=20).global_step >= 20\n"
+        + "assert nothing_left()\nprint(outcomes['running'], outcomes['failed'])"
+    )
+    out, err = client.communicate(timeout=240)
+    running, failed = map(int, (out or err).split())
+    assert running + failed == rounds
+    assert not failed or what in ("four during a training", "two during a restart")
+
+
+def test_interrupts_of_start_and_stop_leave_no_process_and_true_words(run_python):
+    client = run_python(
+        textwrap.dedent(INTERRUPTED)
+        + textwrap.dedent("""
+        for i in range(10):
+            cluster = Cluster(ps=1, workers=2)
+            interrupted(cluster.start, 0.001 + 0.3 * i, *[0.03] * (i % 2))
+            if cluster.status in ("running", "failed"):
+                check(cluster)
+            else:
+                assert nothing_left(), i
+            cluster.start()
+            interrupted(cluster.stop, 0.0005 + 0.02 * i, *[0.01] * (i % 2))
+            assert cluster.status == "stopped" and nothing_left(), i
+        print("done")
+        """)
+    )
+    out, err = client.communicate(timeout=240)
+    assert out == "done\n", err
 
 
 def test_a_notebook_keeps_nothing_of_clusters_that_have_stopped(run_python):

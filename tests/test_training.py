@@ -153,17 +153,155 @@ def test_a_task_that_dies_is_named_and_the_cluster_is_usable_after(cluster, vict
     assert train(cluster, steps=20).global_step >= 20
 
 
+@pytest.mark.parametrize(
+    ("victim", "end", "how"),
+    [
+        ("worker:1", lambda cluster: cluster.kill("worker:1"), "SIGKILL"),
+        ("worker:0", lambda cluster: cluster["worker", 0].apply_async(os._exit, 3).wait(10), "exit code 3"),
+        ("ps:0", lambda cluster: cluster.kill("ps:0"), "SIGKILL"),
+    ],
+)
+def test_a_task_that_has_ended_before_a_training_is_named_and_comes_back(cluster, victim, end, how):
+    end(cluster)
+    with pytest.raises(TaskFailed, match=f"task {victim} failed: it ended with {how} before the training") as caught:
+        train(cluster, steps=60)
+    assert "train again" in caught.value.hint
+    assert cluster.status == "running"
+    assert train(cluster, steps=20).global_step >= 20
+
+
+def test_tasks_that_have_ended_before_a_training_are_started_again_where_that_is_asked_for(cluster):
+    cluster.kill("worker:1")
+    pids = {task.name: task.pid for task in cluster.tasks}
+    assert train(cluster, steps=20, restarts=1).global_step >= 20
+    assert [task.name for task in cluster.tasks if task.pid != pids[task.name]] == ["worker:1"]
+    cluster.kill("worker:1")
+    cluster.kill("ps:0")
+    with pytest.raises(TaskFailed, match="it ended with SIGKILL before the training"):
+        train(cluster, steps=20, restarts=1)
+    assert train(cluster, steps=20).global_step >= 20
+
+
+def block_in_join():
+    from IPython import get_ipython
+
+    get_ipython().user_ns["server"].join()
+
+
+@pytest.mark.parametrize(
+    ("task", "work", "said"),
+    [
+        (
+            "worker:1",
+            lambda cluster: cluster["worker", 1].apply_async(time.sleep, 30),
+            "worker:1 is still busy with an earlier call after 3 s: wait until it ends, or end it with",
+        ),
+        (
+            "worker:0",
+            lambda cluster: cluster["worker", 0].execute("while True: pass", block=False),
+            "worker:0 is still busy with an earlier call",
+        ),
+        (
+            "worker:1",
+            lambda cluster: cluster["worker", 1].apply_async(block_in_join),
+            "worker:1 is still busy with an earlier call",
+        ),
+        (
+            "worker:1",
+            lambda cluster: cluster.kill("worker:1", "SIGSTOP"),
+            "worker:1 has been stopped, as SIGSTOP does it, and has not answered for 3 s: .*SIGCONT",
+        ),
+    ],
+    ids=["a call", "a cell", "join", "stopped"],
+)
+def test_a_worker_that_is_still_busy_is_named_and_nothing_is_touched(cluster, task, work, said):
+    call = work(cluster)
+    (other,) = {"worker:0", "worker:1"} - {task}
+    pids, begin = [each.pid for each in cluster.tasks], time.monotonic()
+    with pytest.raises(RuntimeError, match=said) as caught:
+        train(cluster, steps=60, step_timeout=3)
+    assert 2 < time.monotonic() - begin < 10
+    assert f'cluster.restart("{task}")' in str(caught.value)
+    assert not isinstance(caught.value, TaskFailed)
+    assert [each.pid for each in cluster.tasks] == pids
+    assert call is None or not call.ready()
+    assert cluster[other].apply_async(os.getpid).get(timeout=2) in pids  # it has nothing to do
+    cluster.restart(task)
+    assert train(cluster, steps=20).global_step >= 20
+
+
+def test_a_call_that_ends_soon_is_waited_for_and_a_busy_ps_does_not_matter(cluster, capsys):
+    first = cluster.workers.apply_async(time.sleep, 2)
+    second = cluster["ps", 0].apply_async(time.sleep, 60)
+    assert train(cluster, steps=20).global_step >= 20
+    assert first.ready() and not second.ready()
+    assert capsys.readouterr() == ("", "")
+    cluster.restart("ps:0")
+
+
+def test_a_second_training_at_the_same_time_is_refused_and_the_first_goes_on(cluster):
+    runs = []
+    slow = functools.partial(lambda seconds, record: time.sleep(seconds), 0.05)
+    first = threading.Thread(target=lambda: runs.append(train(cluster, steps=200, sync=True, on_step=slow)))
+    first.start()
+    time.sleep(1)
+    with pytest.raises(RuntimeError, match="worker:0 and worker:1 are still busy with an earlier call after 2 s"):
+        train(cluster, steps=20, step_timeout=2)
+    first.join(60)
+    assert runs[0].global_step == 200
+
+
+def test_what_a_task_is_comes_from_the_task_and_not_from_its_namespace(cluster):
+    cluster.all.execute(
+        "cluster_spec['worker'].pop(); task_index, job_name, cluster_spec = 0, 'ps', 5; server = 'mine'"
+    )
+    run = train(cluster, steps=60, sync=True, seed=1)
+    assert [result.task_index for result in run.results] == [0, 1]
+    assert set(run.steps.worker) == {0, 1}
+    assert cluster.workers["server"] == ["mine"] * 2
+    cluster.all.execute("del server, cluster_spec, task_index, job_name; np = tf = mnistdist = identity = None")
+    cluster.all.execute("import tensorflow.compat.v1 as tf; tf.reset_default_graph(); tf.InteractiveSession()")
+    assert train(cluster, steps=60, sync=True).global_step == 60
+    cluster.restart()
+    cluster.all.execute("import tensorflow.compat.v1 as tf; tf.enable_v2_behavior()")
+    assert train(cluster, steps=60, sync=True).global_step == 60
+    assert cluster.workers.apply_sync(lambda: __import__("tensorflow").executing_eagerly()) == [True, True]
+    cluster.restart()
+    assert cluster.workers["task_index"] == [0, 1]
+
+
+MADE_BY_HAND = "import tensorflow.compat.v1 as tf; server = tf.train.Server(tf.train.ClusterSpec(cluster_spec), {})"
+
+
+def test_servers_made_by_hand_are_used_if_they_are_the_tasks_own():
+    other = MADE_BY_HAND.format("'worker', 1").replace("(cluster_spec)", "({'worker': ['h:1', '127.0.0.1:23231']})")
+    with Cluster(ps=1, workers=2, servers=False) as bare:
+        for code, got in (
+            ("", "this task has no `server`: start the cluster with servers=True"),
+            (other, "got one of worker:1"),
+            (MADE_BY_HAND.format("'ps', 0"), "got one of ps:0"),
+            ("server = 'localhost:2222'", "got what is of type str"),
+        ):
+            bare["worker", 0].execute(code)
+            bare["worker", 1].execute(MADE_BY_HAND.format("job_name, task_index"))
+            with pytest.raises(TaskFailed) as caught:
+                train(bare, steps=1, step_timeout=20)
+            assert caught.value.task == "worker:0" and got in caught.value.reason
+            if code:
+                assert "the `server` in this task: expected a tf.train.Server of worker:0" in caught.value.reason
+            assert "\n" not in caught.value.reason
+        bare.all.execute(MADE_BY_HAND.format("job_name, task_index"))
+        bare.all.execute("task_index, cluster_spec = 0, None")
+        run = train(bare, steps=60, sync=True)
+        assert [result.task_index for result in run.results] == [0, 1]
+
+
 def test_what_a_graph_raises_is_the_failure_of_its_worker(cluster):
     def broken():
         raise ValueError("no graph today")
 
     with pytest.raises(TaskFailed, match=r"task worker:[01] failed: ValueError: no graph today"):
         train(cluster, steps=10, build_graph=broken)
-
-
-def test_without_servers_the_failure_says_what_to_do():
-    with Cluster(ps=1, workers=1, servers=False) as bare, pytest.raises(TaskFailed, match="servers=True"):
-        train(bare, steps=1)
 
 
 def test_several_ps_share_the_variables_and_other_sets_are_trained_on_as_they_are(tmp_path):

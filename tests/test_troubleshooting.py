@@ -350,6 +350,27 @@ IN_TESTS = {
         "test_training",
         "servers=True",
     ),
+    "… other cluster… still running in this process, with … processes: …": (
+        "test_cluster",
+        "1 other cluster is still running in this process, with 7 processes",
+    ),
+    "the `server` in this task: expected a tf.train.Server of …, got …": (
+        "test_training",
+        "the `server` in this task: expected a tf.train.Server of worker:0",
+    ),
+    "… still busy with an earlier call after … s: wait until it ends, or end it with cluster.restart(…)": (
+        "test_training",
+        "worker:1 is still busy with an earlier call after 3 s: wait until it ends, or end it with",
+    ),
+    "… has been stopped, as SIGSTOP does it, and has not answered for … s: …": (
+        "test_training",
+        "worker:1 has been stopped, as SIGSTOP does it, and has not answered for 3 s",
+    ),
+    "task … failed: it ended with … before the training": (
+        "test_training",
+        "it ended with SIGKILL before the training",
+    ),
+    "task … failed: it ended with …": ("test_cluster", "task worker:1 failed: it ended with SIGKILL"),
     "… can't be resolved": ("test_network", "can't be resolved"),
     "this system allows no private network": ("test_network", "allows no private network"),
     "No private network on this system": ("test_network", "listen on every interface"),

@@ -222,8 +222,7 @@ class Cluster:
     def start(self):
         """Start every task and wait until all can be used; returns the cluster. Does nothing while it runs.
 
-        Says so on stderr if other clusters of this process are still there. A cluster in a ``with`` block is meant to
-        have company, and says nothing.
+        Says on stderr how many other clusters of this process are running; in a ``with`` block, they are expected.
         """
         if self.client is None:
             _tell_of_others()
@@ -241,11 +240,9 @@ class Cluster:
         private = self._choose_network()
         addresses = listing_addresses if private else loopback_addresses
         self.spec = addresses(self._counts["ps"], self._counts["worker"])
-        on_exit = weakref.WeakMethod(self._unregister)
         with self._changing, HeldInterrupts() as held:
-            self._processes = Processes(
-                self.spec, private=private, servers=self._servers, on_exit=lambda name: on_exit() and on_exit()(name)
-            )
+            told = _weakly(self._unregister)
+            self._processes = Processes(self.spec, private=private, servers=self._servers, on_exit=told)
             try:
                 self._connect(deadline, held)
                 self._fork(list(self._engines), deadline, held)
@@ -305,13 +302,8 @@ class Cluster:
             time.sleep(0.02)
         self._info = info
         left = max(1.0, deadline - time.monotonic())
-        check = weakref.WeakMethod(self._require_tasks)
-        self.client = connect(
-            info,
-            lambda engines: check() and check()(engines),
-            timeout=left,
-            ipython_dir=str(self._processes.folder),
-        )
+        folder = str(self._processes.folder)
+        self.client = connect(info, _weakly(self._require_tasks), timeout=left, ipython_dir=folder)
 
     def _fork(self, names, deadline, held):
         """Start the named tasks; return when each has registered and has said that it is who it should be."""
@@ -432,15 +424,19 @@ class Cluster:
         return "\n".join(self._processes.tail(f"{job}-{index}", lines)) if self._processes else ""
 
 
+def _weakly(method):
+    """A bound method of one argument that keeps nothing alive, and does nothing when its object has gone."""
+    weak = weakref.WeakMethod(method)
+    return lambda argument: (bound := weak()) and bound(argument)
+
+
 def _tell_of_others():
     others = [cluster for each in _started if (cluster := each()) is not None and cluster.alive]
     if others:
-        count = sum(cluster._processes.count() for cluster in others)
-        few = len(others) == 1
         print(
-            f"{len(others)} other cluster{' is' if few else 's are'} still running in this process, with {count} "
-            f"processes: stop() ends {'it' if few else 'each'}. A notebook's Out keeps what a cell ends with, "
-            "a cluster too: Out[N].stop(), with the number of that cell",
+            f"Other clusters that are still running in this process: {len(others)}, with "
+            f"{sum(cluster._processes.count() for cluster in others)} processes. A notebook's Out keeps what a cell "
+            "ends with; Out[N].stop() ends the cluster of cell N.",
             file=sys.stderr,
         )
 

@@ -81,10 +81,10 @@ def unregister(info, engine):
 
 
 def connect(info, check, **options):
-    """An ``ipyparallel.Client`` whose views call ``check(engines)`` first, whenever they send something to engines.
+    """An ``ipyparallel.Client`` that has ``check(engines)`` raise what is wrong with them before it sends anything.
 
-    ``check`` raises what is wrong with one of these engine ids; ipyparallel itself would say ``KeyError: '0'``. Views,
-    magics, maps and the like, however old, all have their targets translated by one method.
+    ipyparallel itself says ``KeyError: '0'`` of an engine that has gone. All views, magics and maps, however old, have
+    their targets translated by the one method that is wrapped here. ``check(None)`` is about every engine.
     """
     import ipyparallel
 
@@ -92,7 +92,7 @@ def connect(info, check, **options):
     translate = client._build_targets
 
     def translate_checked(targets):
-        if not isinstance(targets, slice):  # of those that are there
+        if not isinstance(targets, slice):  # which is one of the engines that are there
             check({int: [targets], str: None}.get(type(targets), targets))
         return translate(targets)
 

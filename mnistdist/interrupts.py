@@ -8,18 +8,9 @@ class HeldInterrupts:
     """Holds interrupts back while its ``with`` block runs, and passes on at its end those that nobody has looked at.
 
     An interrupt may otherwise strike between any two operations: in the midst of a message, with a lock held, or in
-    the very code that tidies up after the interrupt before. The block is called, ``held()``, where one may strike.
-    Only the main thread hears interrupts: in others, and where they are ignored or fatal, nothing is held.
-
-    Args:
-        patience: At which interrupt ``held()`` has it strike: 1 for the first, 2 to let one wait.
-
-    Example::
-
-        with HeldInterrupts() as held:
-            while not ready():
-                held()
-                time.sleep(0.1)
+    the very code that tidies up after the interrupt before. A call, ``held()``, has one strike that has come by then:
+    the first, or with ``patience=2`` the second. Only the main thread hears interrupts: in others, and where they are
+    ignored or fatal, nothing is held.
     """
 
     def __init__(self, patience=1):

@@ -11,22 +11,19 @@ from mnistdist.nursery import identity
 from mnistdist.stopped import StoppedTasks, is_stopped
 
 _RESTARTED = "the cluster has been restarted with fresh tasks: train again"
-
-
-_PATIENCE = 10  # seconds for which a busy worker is waited for, at most
+_PATIENCE = 10  # seconds
 
 
 @contextlib.contextmanager
 def idle_workers(cluster, step_timeout, held):
-    """Waits until the workers have nothing to do, and keeps other trainings away while the ``with`` block runs.
+    """Waits until the workers have nothing to do; keeps other trainings away while the ``with`` block runs.
 
-    A worker runs one call after the other: one that is still busy, with an interrupted cell say, would be waited for
-    without a word, and the others would wait for it in their first step.
+    A worker runs one call after the other. A busy one would be waited for without a word, and without an end.
 
     Args:
-        cluster: A running :class:`~mnistdist.Cluster`; workers that have ended are left to :func:`on_workers`.
-        step_timeout: Seconds, or None. The wait takes no longer, nor longer than 10 s; 2 s, though, in any case.
-        held: :class:`~mnistdist.interrupts.HeldInterrupts`.
+        cluster: A running :class:`~mnistdist.Cluster`. Workers that have ended are left to :func:`on_workers`.
+        step_timeout: Seconds to wait, or None; at least 2 and at most 10.
+        held: The :class:`~mnistdist.interrupts.HeldInterrupts` around it.
 
     Raises:
         RuntimeError: some are still busy. Nothing has been started, and what they are doing goes on.
@@ -52,17 +49,13 @@ def idle_workers(cluster, step_timeout, held):
 
 
 def _busy(tasks, seconds):
-    names = " and ".join(task.name for task in tasks)
-    which = f'"{names}"' if len(tasks) == 1 else ""
-    if stopped := [task.name for task in tasks if is_stopped(task.pid)]:
-        return RuntimeError(
-            f"{' and '.join(stopped)} has been stopped, as SIGSTOP does it, and has not answered for {seconds:g} s: "
-            f'cluster.kill("{stopped[0]}", "SIGCONT") lets it go on, cluster.restart({which}) makes a fresh start'
-        )
-    are = "is" if len(tasks) == 1 else "are"
+    state, end = "busy with an earlier call", "ends"
+    if stopped := [task for task in tasks if is_stopped(task.pid)]:
+        tasks, state, end = stopped, "stopped, as SIGSTOP does it,", "goes on (SIGCONT)"
+    names, one = " and ".join(task.name for task in tasks), len(tasks) == 1
     return RuntimeError(
-        f"{names} {are} still busy with an earlier call after {seconds:g} s: wait until it ends, or end it with "
-        f"cluster.restart({which})"
+        f"{names} {'is' if one else 'are'} still {state} after {seconds:g} s: wait until it {end}, or end it with "
+        + (f'cluster.restart("{names}")' if one else "cluster.restart()")
     )
 
 
@@ -76,7 +69,7 @@ def on_workers(cluster, function, indices, arguments, step_timeout, held, *, ste
         arguments: For the function; may hold functions and classes that were typed in a notebook.
         step_timeout: Seconds. A task that somebody has stopped (SIGSTOP) counts as ended after twice as long: who
             waits for it tells first, and tells more. None: never.
-        held: :class:`~mnistdist.interrupts.HeldInterrupts`.
+        held: As for :func:`idle_workers`.
         steps: Global steps that a bar shows the progress to, as the function publishes it; None for no bar.
         restarts: So many ended tasks are no failure, but are started again; in a worker, the function begins again.
         restores: Whether worker 0 restores what a ps has lost: it begins again even if it had answered.
@@ -89,7 +82,7 @@ def on_workers(cluster, function, indices, arguments, step_timeout, held, *, ste
     with _progress(steps) as tell:
         while True:
             held()
-            lost = _find_lost(cluster, stopped, "during" if calls else "before")
+            lost = _find_lost(cluster, stopped, "before" if steps and calls is None else "during")
             if lost and not restarts:
                 task, reason = lost
                 raise TaskFailed(task.name, reason, log=cluster.logs(task, 5).splitlines(), hint=_RESTARTED)
@@ -114,8 +107,10 @@ def _find_lost(cluster, stopped, when):
     ended = [task for task in cluster.tasks if cluster.exit_of(task) is not None]
     cluster._require_alive()
     if ended:
-        how = [f"{task.name} ended with {describe_exit(cluster.exit_of(task))}" for task in ended]
-        how[0] = how[0].replace(ended[0].name, "it", 1)
+        who = ["it", *(task.name for task in ended[1:])]
+        how = [
+            f"{name} ended with {describe_exit(cluster.exit_of(each))}" for name, each in zip(who, ended, strict=True)
+        ]
         return ended[0], f"{'; '.join(how)} {when} the training"
     halted = stopped.find({task: task.pid for task in cluster.tasks})
     return (halted[0], f"it has been stopped for {stopped.limit:g} s, as SIGSTOP does it") if halted else None

@@ -350,9 +350,9 @@ IN_TESTS = {
         "test_training",
         "servers=True",
     ),
-    "… other cluster… still running in this process, with … processes: …": (
+    "Other clusters that are still running in this process: …, with … processes. …": (
         "test_cluster",
-        "1 other cluster is still running in this process, with 7 processes",
+        "Other clusters that are still running in this process: 1, with 7 processes",
     ),
     "the `server` in this task: expected a tf.train.Server of …, got …": (
         "test_training",
@@ -362,9 +362,9 @@ IN_TESTS = {
         "test_training",
         "worker:1 is still busy with an earlier call after 3 s: wait until it ends, or end it with",
     ),
-    "… has been stopped, as SIGSTOP does it, and has not answered for … s: …": (
+    "… still stopped, as SIGSTOP does it, after … s: wait until it goes on (SIGCONT), or end it with …": (
         "test_training",
-        "worker:1 has been stopped, as SIGSTOP does it, and has not answered for 3 s",
+        "worker:1 is still stopped, as SIGSTOP does it, after 3 s: wait until it goes on",
     ),
     "task … failed: it ended with … before the training": (
         "test_training",

@@ -1,6 +1,7 @@
 """The program and its launcher, from the command line: every process in a private network of the test's own."""
 
 import io
+import json
 import os
 import re
 import signal
@@ -13,9 +14,9 @@ import psutil
 import pytest
 from helpers import alive, wait_until
 
-from mnistdist import devices
+from mnistdist import devices, distributed
 from mnistdist import launch as launch_module
-from mnistdist.flags import FLAGS
+from mnistdist.flags import FLAGS, MAY_DIFFER, UsageError, check, parse, shared
 from mnistdist.network import private_network_available
 
 PS, WORKERS = "127.0.0.1:2222", "127.0.0.1:2223,127.0.0.1:2224"
@@ -33,6 +34,7 @@ def test_help_and_version_know_every_flag():
     status, said, _, _ = run("--help")
     assert status == 0
     assert all(f"--{name}" in said for _, name, _, _ in FLAGS)
+    assert "These may differ between the tasks of a training: --job_name, --task_index, --data_dir, --num_gpus," in said
     assert run("--version")[1].startswith("mnistdist ")
 
 
@@ -149,6 +151,100 @@ def test_a_ps_to_which_no_worker_comes_says_so_and_ends(start):
     assert statuses == [1]
     assert "no worker has come within 2 s" in errors[0]
     assert "Traceback" not in errors[0]
+
+
+OTHER = {  # a flag of worker 1, and what is said of it beside worker 0's
+    "--sync_replicas": "--sync_replicas is True here and False there, --replicas_to_aggregate is 2 here and not given",
+    "--design=listing": "--design is listing here and fast there",
+    "--batch_size=50": "--batch_size is 50 here and 100 there",
+    "--hidden_units=7": "--hidden_units is 7 here and 100 there",
+    "--learning_rate=0.1": "--learning_rate is 0.1 here and 0.01 there",
+    "--train_steps=7": "--train_steps is 7 here and 200 there",
+    "--seed=1": "--seed is 1 here and not given there",
+    "--save_steps=7": "--save_steps is 7 here and 1000 there",
+    "--logdir=nowhere": "--logdir is nowhere here and not given there",
+    "--ps_hosts=127.0.0.1:2222,127.0.0.1:2230": f"--ps_hosts is {PS},127.0.0.1:2230 here and {PS} there",
+    "--worker_hosts=127.0.0.1:2223,127.0.0.1:2224,127.0.0.1:2225": f"2224,127.0.0.1:2225 here and {WORKERS} there",
+}
+
+
+@pytest.mark.parametrize("flag", ["--sync_replicas", "--batch_size=50", "--ps_hosts=127.0.0.1:2222,127.0.0.1:2230"])
+def test_a_worker_with_another_flag_is_refused_and_the_others_train(start, tmp_path, flag):
+    """At once, and before it waits for a ps that worker 0 has not heard of."""
+    common = ["--train_steps=200", f"--data_dir={tmp_path}/data", "--ps_linger=3"]
+    statuses, outputs, errors = start(
+        task("ps", 0, "--ps_linger=3"),
+        task("worker", 0, *common),
+        task("worker", 1, *common, "--log_every=7", "--wait_timeout=50", flag),
+    )
+    assert statuses == [0, 0, 1], errors
+    assert errors[2].count("\n") == 1
+    assert f"worker 0 has other flags: {OTHER[flag]}" in errors[2]
+    assert outputs[2].splitlines() == ["job name = worker", "task index = 1"]
+
+
+def test_a_ps_with_other_workers_is_refused(start, tmp_path):
+    """It would end when its own two have finished, in the middle of the third one's training."""
+    more = f"--worker_hosts={WORKERS},127.0.0.1:2225"
+    flags = [more, f"--data_dir={tmp_path}/data", "--wait_timeout=8"]
+    statuses, _, errors = start(task("ps", 0), task("worker", 0, *flags))
+    assert statuses == [1, 1]
+    assert errors[0].count("\n") == 1
+    assert f"worker 0 has other flags: --worker_hosts is {WORKERS} here and {WORKERS},127.0.0.1:2225 there" in errors[0]
+    assert "ps:0 at 127.0.0.1:2222" in errors[1]
+
+
+def test_worker_0_that_does_not_come_is_named(start):
+    statuses, outputs, errors = start(task("ps", 0, "--ps_linger=1"), task("worker", 1, "--wait_timeout=12"))
+    assert statuses == [1, 1]
+    assert "worker 0 did not come within 12 s: is it running, with the same addresses?" in errors[1]
+    assert "Worker 1: waiting for worker:0 at 127.0.0.1:2223" in outputs[1]
+    assert "every worker has been silent for 1 s (--ps_linger), and none has finished" in errors[0]
+
+
+def flags_of(*more, job="worker", index=1):
+    flags = parse([f"--job_name={job}", f"--task_index={index}", *more])
+    hosts = flags["ps_hosts"].present and flags["worker_hosts"].present
+    return flags, check(flags if hosts else parse([*task(job, index), *more]))
+
+
+def compared(here, there=("--train_steps=200",), **options):
+    """What a task that was started with the flags ``here`` says of worker 0's."""
+    (flags, spec), chief = flags_of(*here, **options), shared(*flags_of(*there, index=0))
+    with pytest.raises(UsageError) as caught:
+        distributed._compare(flags, shared(flags, spec), json.loads(json.dumps(chief)))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("flag", OTHER)
+def test_another_flag_is_named_with_both_values(flag):
+    assert OTHER[flag] in compared(["--train_steps=200", flag])
+
+
+def test_every_flag_that_may_not_differ_is_compared():
+    named = re.findall(r"--(\w+)", " ".join(OTHER))
+    unseen = {"version", "help", "download_only", "replicas_to_aggregate"}  # the last is in the line of sync_replicas
+    assert {name for _, name, _, _ in FLAGS} - set(MAY_DIFFER) - unseen == set(named)
+
+
+def test_flags_that_may_differ_do():
+    here = ["--data_dir=a", "--num_gpus=0", "--existing_servers", "--log_every=1", "--wait_timeout=9", "--ps_linger=9"]
+    here += ["--sync_replicas", "--replicas_to_aggregate=2", "--logdir=b", "--worker_hosts=A:1, B:2", "--ps_hosts=C:3"]
+    there = ["--sync_replicas", "--logdir=c", "--worker_hosts=a:1,b:2", "--ps_hosts=c:3"]
+    assert distributed._compare(*_own(here), shared(*flags_of(*there, index=0))) is None
+
+
+def _own(argv):
+    flags, spec = flags_of(*argv)
+    return flags, shared(flags, spec)
+
+
+def test_worker_0_that_comes_back_with_other_flags_is_refused_but_on_servers_that_were_there_before(capsys):
+    said = compared(["--batch_size=7"], ["--batch_size=8"], index=0)
+    assert said.startswith("the training that the ps tasks hold has other flags: --batch_size is 7 here and 8 there; ")
+    flags, spec = flags_of("--batch_size=7", "--existing_servers", index=0)
+    distributed._compare(flags, shared(flags, spec), shared(*flags_of("--batch_size=8", index=0)))
+    assert capsys.readouterr().out.startswith("Worker 0: the last training on these servers had other flags: --batch_")
 
 
 def launch(*flags, **options):

@@ -31,13 +31,23 @@ NUMBERS = dict.fromkeys(("timeout", "step_timeout", "wait_timeout", "ps_linger")
 NUMBERS["learning_rate"] = (1e-30, 1e30)  # a float32
 
 
-def count(name, value, bounds=None, kind="an int of "):
-    """An integer within ``bounds``, which are ``(least, most)`` and by default those of ``COUNTS[name]``, as an int."""
-    least, most = bounds or COUNTS[name]
+def integer(name, value, wanted="an int"):
+    """An integer, as an int."""
     try:
-        number = operator.index(None if isinstance(value, bool) else value)
+        return operator.index(None if isinstance(value, bool) else value)
     except TypeError:
-        raise TypeError(f"{name}: expected {kind}{least} or more, got {got(value)}") from None
+        raise TypeError(f"{name}: expected {wanted}, got {got(value)}") from None
+
+
+def count(name, value, bounds=None, *, kind="an int of ", optional=False):
+    """An integer within ``bounds``, which are ``(least, most)`` and by default those of ``COUNTS[name]``, as an int.
+
+    None is returned as it is if the value is ``optional``.
+    """
+    if optional and value is None:
+        return None
+    least, most = bounds or COUNTS[name]
+    number = integer(name, value, f"{kind}{least} or more")
     if number < least:
         raise ValueError(f"{name}: expected {kind}{least} or more, got {got(value)}")
     if most is not None and number > most:
@@ -45,8 +55,10 @@ def count(name, value, bounds=None, kind="an int of "):
     return number
 
 
-def number(name, value, bounds=None):
-    """A real number within ``bounds``, by default those of ``NUMBERS[name]``, as a float."""
+def number(name, value, bounds=None, *, optional=False):
+    """A real number within ``bounds``, by default those of ``NUMBERS[name]``, as a float; None as for a count."""
+    if optional and value is None:
+        return None
     least, most = bounds or NUMBERS[name]
     wanted = f"{name}: expected a number from {least:g} to {most:g}, got {got(value)}"
     scalar = value[()] if getattr(value, "ndim", None) == 0 else value
@@ -72,7 +84,7 @@ def got(value):
     try:
         text = " ".join(repr(value).split())
     except Exception:  # an int of 5000 digits, say
-        return f"a {type(value).__name__}"
+        return f"something of the type {type(value).__name__}"
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 

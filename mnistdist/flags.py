@@ -139,8 +139,8 @@ def check(flags):
         raise UsageError(f"--design: expected fast or listing, got {flags.design!r}")
     for name, flag in ((name, f"--{name}") for _, name, _, _ in FLAGS):
         try:
-            if name in _check.COUNTS and flags[name].value is not None:
-                _check.count(flag, flags[name].value, _check.COUNTS[name], kind="")
+            if name in _check.COUNTS:
+                _check.count(flag, flags[name].value, _check.COUNTS[name], kind="", optional=True)
             if name in _check.NUMBERS:
                 _check.number(flag, flags[name].value, _check.NUMBERS[name])
         except ValueError as error:

@@ -109,7 +109,7 @@ REFUSED = {
     "wait_timeout": ["0", "nan", "inf", "1e-9", "1e8"],
     "ps_linger": ["0", "-inf", "1e300"],
     "design": ["", "Fast"],
-    "seed": ["one", "1.0"],
+    "seed": ["one", "1.0", "-1"],
     "sync_replicas": ["", "2"],
     "download_only": ["perhaps"],
     "existing_servers": ["perhaps"],
@@ -132,7 +132,7 @@ def test_every_flag_has_values_that_are_refused():
 @pytest.mark.parametrize(
     "flag",
     [
-        *("hidden_units=500000", "train_steps=1", "batch_size=1000000", "learning_rate=1e-30", "num_gpus=0", "seed=-1"),
+        *("hidden_units=500000", "train_steps=1", "batch_size=1000000", "learning_rate=1e-30", "num_gpus=0", "seed=0"),
         *("wait_timeout=0.001", "ps_linger=1e7", "ps_hosts=[::1]:1,[::2]:1", "ps_hosts=b\u00fccher.example:22"),
         *("data_dir=/tmp/\udcff", "log_every=1000000000000", "replicas_to_aggregate=1", "task_index=1"),
     ],

@@ -157,8 +157,7 @@ def _work(flags, spec):
             say=say,
         )
         presence.finish()
-    steps = result.steps[-1].global_step_after if result.steps else flags.train_steps
-    say(f"After {steps} training step(s), validation cross entropy = {result.validation.loss:g}")
+    say(f"After {result.global_step} training step(s), validation cross entropy = {result.validation.loss:g}")
     say(f"validation accuracy = {result.validation.accuracy:g}")
 
 

@@ -27,12 +27,14 @@ class WorkerResult(NamedTuple):
         steps: Its :class:`StepRecord` list.
         seconds: Time from its first step to its last.
         validation: :class:`Evaluation` at its end, when others may still be finishing a step; None without a set.
+        global_step: That of its last step; if it has made none, because the training was complete, the one it found.
     """
 
     task_index: int
     steps: list
     seconds: float
     validation: Evaluation | None
+    global_step: int
 
 
 class SharedModel(NamedTuple):

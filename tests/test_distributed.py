@@ -1,6 +1,7 @@
 """The program and its launcher, from the command line: every process in a private network of the test's own."""
 
 import io
+import itertools
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
@@ -447,12 +449,94 @@ def test_a_chief_that_is_started_again_to_restore_and_fails_is_noticed(tasks):
     assert (status, len(started)) == (3, 5)
 
 
-def test_a_launcher_that_cannot_write_its_lines_trains_on(tmp_path):
-    """What it is given to say goes nowhere: the tasks are read all the same, and none of them blocks."""
-    with open("/dev/full", "w") as full:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mnistdist.launch", "run", "--train_steps=1500", f"--data_dir={tmp_path}/data"],
-            stdout=full,
-            stderr=subprocess.DEVNULL,
-        )
-        assert process.wait(120) in (0, 120)  # 120 is Python's own word for a stdout that can't be flushed
+PROGRAMS = {
+    "mnistdist.distributed": ["--help", "--version", "--download_only --data_dir={data}"],
+    "mnistdist.launch": ["--help", "--version", "run --help", "run --train_steps=1000000 --data_dir={data}"],
+}
+COMMANDS = [(module, command) for module, commands in PROGRAMS.items() for command in commands]
+
+
+def shell(module, command, redirection, data, unbuffered=""):
+    """Run a program in a shell: (its exit status, what is left on stderr, the other processes that it has left)."""
+    program = f"{sys.executable} -m {module} {command.format(data=data)}"
+    script = f"{program} {redirection}\necho status ${{PIPESTATUS[0]}} >&2"
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=100, env=environment)
+    *said, status = done.stderr.splitlines()
+    left = [process.cmdline() for process in psutil.process_iter() if marked(process, str(data))]
+    return int(status.removeprefix("status ")), said, left
+
+
+def marked(process, word):
+    try:
+        return word in " ".join(process.cmdline())
+    except psutil.Error:  # it has ended
+        return False
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(("module", "command"), COMMANDS)
+def test_a_full_disk_at_standard_output_is_status_1_and_a_line(tmp_path, module, command, unbuffered):
+    """Tasks that would train for nobody are ended."""
+    status, said, left = shell(module, command, "> /dev/full", tmp_path, unbuffered)
+    assert (status, len(said), left) == (1, 1, []), said
+    assert said[0].endswith("error: can't write to standard output: No space left on device")
+
+
+@pytest.mark.parametrize(("module", "command"), COMMANDS)
+def test_a_closed_standard_output_is_status_1_and_a_line(tmp_path, module, command):
+    status, said, left = shell(module, command, ">&-", tmp_path)
+    assert (status, len(said), left) == (1, 1, []), said
+    assert said[0].endswith("error: can't write to standard output: it is closed")
+
+
+@pytest.mark.parametrize(("module", "command"), COMMANDS)
+def test_a_reader_that_goes_away_ends_a_program_quietly(tmp_path, module, command):
+    """As other programs end in `| head`; 141 is what a shell makes of SIGPIPE."""
+    reader = "head -1" if "train_steps" in command else "true"
+    assert shell(module, command, f"| (sleep 0.1; exec {reader} > /dev/null)", tmp_path) in ((141, [], []), (0, [], []))
+    if reader == "head -1":
+        assert shell(module, command, "| head -1 > /dev/null", tmp_path)[0] == 141
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2> /dev/full", "2>&- <&-"])
+def test_nothing_that_takes_errors_is_no_error(tmp_path, redirection):
+    status, _, left = shell("mnistdist.distributed", "--version > /dev/null", redirection, tmp_path)
+    assert (status, left) == (0, [])
+    assert shell("mnistdist.distributed", "--nonsense", redirection, tmp_path)[0] == 1
+    assert shell("mnistdist.launch", "run --nonsense", redirection, tmp_path)[0] == 1
+
+
+def test_a_worker_whose_reader_goes_away_in_the_training_ends(start, tmp_path):
+    """It closes its session on the way; the ps hears nothing more of it and ends too."""
+    flags = [f"--data_dir={tmp_path}/data", "--worker_hosts=127.0.0.1:2223", "--train_steps=1000000", "--log_every=1"]
+    os.mkfifo(tmp_path / "1.out")
+
+    def read():
+        with open(tmp_path / "1.out") as lines:
+            said = "".join(itertools.islice(iter(lines.readline, ""), 8))
+        (tmp_path / "1.out").unlink()
+        (tmp_path / "1.out").write_text(said)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    statuses, outputs, errors = start(task("ps", 0, "--ps_linger=1", flags[1]), task("worker", 0, *flags))
+    reader.join()
+    assert "training step 1 done" in outputs[1]
+    assert statuses == [1, 141]
+    assert errors[1] == ""
+
+
+@pytest.mark.parametrize("steps", [60, 30])
+def test_a_program_whose_training_is_complete_evaluates_and_ends(tmp_path, steps):
+    """And says how many steps the model has seen, not how many were asked for."""
+    flags = ["--workers=1", f"--data_dir={tmp_path}/data", f"--logdir={tmp_path}/log"]
+    outputs = []
+    for number in (60, steps):
+        process = launch(*flags, f"--train_steps={number}")
+        out, err = process.communicate(timeout=120)
+        assert (process.returncode, err) == (0, "")
+        outputs.append(re.findall(r"^\[worker:0\] ((?:After|validation) .*)$", out, re.M))
+    assert len(outputs[0]) == 2
+    assert outputs[0][0].startswith("After 60 training step(s), validation cross entropy = ")
+    assert outputs[0] == outputs[1]

@@ -295,7 +295,9 @@ def run_worker(
                 _tell_begin(session, replica, task_index, records, wait_timeout, say)
                 train_loop(session, replica, data.train, **loop)
                 seconds = _tell_end(records, say)
-                reached = records[-1].global_step_after if records else timed_run(session, replica.global_step, wait_timeout)
+                reached = (
+                    records[-1].global_step_after if records else timed_run(session, replica.global_step, wait_timeout)
+                )
                 if checkpoints is not None:
                     checkpoints.save(int(timed_run(session, replica.global_step, wait_timeout)))
                 late = f"no evaluation within {wait_timeout:g} s: a ps does not answer"

@@ -87,7 +87,9 @@ def describe():
     ]
     free = ", ".join(f"--{name}" for name in MAY_DIFFER)
     lines += ["", f"These may differ between the tasks of a training: {free}."]
-    lines += ["All others must be the same for every worker, and the addresses for every ps. The folder of --logdir may"]
+    lines += [
+        "All others must be the same for every worker, and the addresses for every ps. The folder of --logdir may"
+    ]
     lines += ["be another on each machine, as long as every worker has one."]
     return "\n".join(lines)
 

@@ -16,7 +16,9 @@ def notebook(tmp_path):
     (tmp_path / "conftest.py").write_text((ROOT / "conftest.py").read_text(encoding="utf-8"), encoding="utf-8")
     sources = ["n = 0\nprint(n)", *["n += 1\nprint(n)"] * (CELLS - 1)]
     cells = [
-        nbformat.v4.new_code_cell(source, outputs=[nbformat.v4.new_output("stream", text=f"{number}\n")])
+        nbformat.v4.new_code_cell(
+            source, execution_count=number + 1, outputs=[nbformat.v4.new_output("stream", text=f"{number}\n")]
+        )
         for number, source in enumerate(sources)
     ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "counting.ipynb")
@@ -46,7 +48,7 @@ def pytest_in(folder, *options):
     return done.stdout.splitlines()[-1] if done.returncode == 0 else done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("spread", [[], ["--dist", "worksteal"], ["--dist", "loadfile", "--no-loadscope-reorder"]])
+@pytest.mark.parametrize("spread", [[], ["--dist", "worksteal"]])
 def test_cells_of_a_notebook_stay_together(notebook, spread):
     assert pytest_in(notebook, "-n", "2", *spread).startswith(f"{2 * CELLS} passed")
 

@@ -296,6 +296,9 @@ def run_worker(
                 _tell_begin(session, replica, task_index, records, wait_timeout, say)
                 train_loop(session, replica, data.train, **loop)
                 seconds = _tell_end(records, say)
+                reached = (
+                    records[-1].global_step_after if records else timed_run(session, replica.global_step, wait_timeout)
+                )
                 if checkpoints is not None:
                     checkpoints.save(int(timed_run(session, replica.global_step, wait_timeout)))
                 late = f"no evaluation within {wait_timeout:g} s: a ps does not answer"
@@ -303,7 +306,7 @@ def run_worker(
                 validation = within(wait_timeout, evaluation, late) if data.validation is not None else None
                 if replica.drop is not None:
                     timed_run(session, replica.drop, wait_timeout)
-            return WorkerResult(task_index, records, seconds, validation)
+            return WorkerResult(task_index, records, seconds, validation, int(reached))
         except TaskLost as error:
             # The first tokens of a session let a worker make a step though no round has come about.
             new = records[made:]

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Hashable
 from dataclasses import dataclass
 
+from mnistdist import _check
 from mnistdist import devices as device_rules
 from mnistdist.engines import activate_magics, connect, forget_engines, unregister
 from mnistdist.errors import ClusterStartError, TaskFailed, describe_exit
@@ -62,9 +63,9 @@ class Cluster:
         timeout: seconds that starting may take.
 
     Every engine's namespace has ``job_name``, ``task_index``, ``cluster_spec`` and ``server``. The cluster ends with
-    its ``with`` block, with :meth:`stop`, and with this process, however that ends. Raises ``ValueError`` for bad
-    arguments and :class:`~mnistdist.ClusterStartError` from :meth:`start`. The chapter "Clusters and servers" walks
-    through it.
+    its ``with`` block, with :meth:`stop`, and with this process, however that ends. Raises ``ValueError`` or
+    ``TypeError`` for bad arguments, and :class:`~mnistdist.ClusterStartError` from :meth:`start`. The chapter "Clusters
+    and servers" walks through it.
 
     Example::
 
@@ -73,15 +74,11 @@ class Cluster:
     """
 
     def __init__(self, ps=1, workers=2, *, devices="auto", num_gpus=None, network="auto", servers=True, timeout=60):
-        for name, value in (("ps", ps), ("workers", workers)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is the number of {name} tasks: expected an int of 1 or more, got {value!r}")
+        ps = _check.count("ps is the number of ps tasks", ps, (1, None))
+        workers = _check.count("workers is the number of workers tasks", workers, (1, None))
         if network not in ("auto", "private", "host"):
             raise ValueError(f"network: expected 'auto', 'private' or 'host', got {network!r}")
-        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= 1e7:
-            raise ValueError(f"timeout: expected a number of seconds above 0, got {timeout!r}")
-        if not isinstance(servers, bool):
-            raise ValueError(f"servers: expected True or False, got {servers!r}")
+        timeout, servers = _check.number("timeout", timeout), _check.truth("servers", servers)
         self._counts = {"ps": ps, "worker": workers}
         self._pins = device_rules.assign(
             ps,
@@ -93,7 +90,7 @@ class Cluster:
         )
         # Workers first, so that the [stdout:1] of an engine's output is worker 1's.
         self._engines = {("worker", i): i for i in range(workers)} | {("ps", i): workers + i for i in range(ps)}
-        self._network, self._servers, self.timeout = network, bool(servers), timeout
+        self._network, self._servers, self.timeout = network, servers, timeout
         self._processes = None
         self.client = None  #: the ``ipyparallel.Client``, while the cluster runs
         self.spec = None  #: ``{"ps": [...], "worker": [...]}`` for ``tf.train.ClusterSpec``, once it has started
@@ -419,8 +416,7 @@ class Cluster:
         After :meth:`stop`, the last 200 lines of each task are still there.
         """
         job, index = self._find(task)
-        if isinstance(lines, bool) or not isinstance(lines, int) or lines < 0:
-            raise ValueError(f"lines: expected an int of 0 or more, got {lines!r}")
+        lines = _check.count("lines", lines, (0, 2**62))
         return "\n".join(self._processes.tail(f"{job}-{index}", lines)) if self._processes else ""
 
 

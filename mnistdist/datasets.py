@@ -7,12 +7,12 @@ Source: names and behaviour of ``tensorflow.examples.tutorials.mnist.input_data`
 """
 
 import math
-import operator
 import os
 from typing import NamedTuple
 
 import numpy as np
 
+from mnistdist import _check
 from mnistdist.idx import MOST_EXAMPLES, DataError, embedded_files, files_in, read_idx
 
 __all__ = ["DataError", "DataSet", "Datasets", "read_data_sets"]
@@ -122,7 +122,7 @@ class DataSet:
 
     def next_rows(self, batch_size, *, shuffle=True):
         """The row numbers of the next ``batch_size`` examples, int64, as :meth:`next_batch` draws them."""
-        count = _int("batch_size", batch_size)
+        count = _check.integer("batch_size", batch_size)
         if count < 1:
             raise ValueError(f"batch_size: expected at least 1, got {count}")
         most = max(MOST_EXAMPLES, self.num_examples)
@@ -194,29 +194,19 @@ def read_data_sets(data_dir=None, one_hot=False, validation_size=5000, seed=None
     >>> [part.num_examples for part in read_data_sets()]
     [55000, 5000, 10000]
     """
-    validation_size = _int("validation_size", validation_size)
-    if not isinstance(one_hot, (bool, np.bool_)):
-        raise TypeError(f"one_hot: expected True or False, got {one_hot!r}")
+    validation_size = _check.integer("validation_size", validation_size)
+    one_hot = _check.truth("one_hot", one_hot)
     if seed is not None:
         _generator(seed)  # complains now, not when all is read
     files = embedded_files() if data_dir is None else files_in(data_dir)
     images, labels = _read_split(files, "train", one_hot)
     if not 0 <= validation_size <= len(images):
-        raise ValueError(f"validation_size: expected 0 to {len(images)}, got {validation_size}")
+        raise ValueError(f"validation_size: expected 0 to {len(images)}, got {validation_size}: there are no more")
     return Datasets(
         train=DataSet(images[validation_size:], labels[validation_size:], seed),
         validation=DataSet(images[:validation_size], labels[:validation_size], seed),
         test=DataSet(*_read_split(files, "t10k", one_hot), seed),
     )
-
-
-def _int(name, value):
-    if isinstance(value, bool):
-        raise TypeError(f"{name}: expected an int, got {value!r}")
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: expected an int, got {value!r}") from None
 
 
 def _array(name, values):

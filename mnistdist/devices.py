@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from mnistdist import _check
+
 MOST_TASKS = 1000  # on one machine: each is a process with threads and a port of its own
 
 # An empty value hides the GPUs too, but Windows cannot hold one and many scripts read it as "not set".
@@ -166,9 +168,8 @@ def assign(
             or less than the workers.
         TypeError: on a count that is no int, or ``devices`` that are neither names nor numbers.
     """
-    for name, value in (("ps", ps), ("workers", workers), ("num_gpus", num_gpus)):
-        if isinstance(value, bool) or not (isinstance(value, int) or (name == "num_gpus" and value is None)):
-            raise TypeError(f"{name}: expected an int, got {value!r}")
+    ps, workers = _check.integer("ps", ps), _check.integer("workers", workers)
+    num_gpus = None if num_gpus is None else _check.integer("num_gpus", num_gpus)
     if ps < 0 or workers < 1:
         raise ValueError(f"a cluster needs ps >= 0 and workers >= 1; got ps={ps}, workers={workers}")
     if ps + workers > MOST_TASKS:
@@ -239,7 +240,7 @@ def _gpu_ids(devices) -> list[str]:
         raise TypeError(f"{expected}; got {devices!r}")
     ids = list(devices)
     for gpu in ids:
-        if isinstance(gpu, bool) or not isinstance(gpu, (str, int)):
+        if isinstance(gpu, bool) or not (isinstance(gpu, str) or hasattr(gpu, "__index__")):
             raise TypeError(f"{expected}; got {gpu!r} among them")
         if not re.fullmatch(r"[0-9]+|[A-Za-z][\w./-]*", str(gpu), re.ASCII):
             raise ValueError(f"{expected}; got {gpu!r} among them")

@@ -15,11 +15,12 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import time
 
 from mnistdist import __version__
-from mnistdist.flags import UsageError, check, describe, parse
+from mnistdist._check import writable_folder
+from mnistdist._output import complain, guarded, say
+from mnistdist.flags import UsageError, check, describe, difference, parse, shared
 from mnistdist.network import parse_address, port_in_use, wait_for_address
 
 # A proxy that is set for the web would catch the tasks' gRPC connections too, and hang them.
@@ -28,20 +29,24 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 
 def main(argv=None):
     """Run the program with ``argv`` (default: the command line); returns the exit status."""
+    return guarded("mnistdist.distributed", lambda: _main(sys.argv[1:] if argv is None else argv))
+
+
+def _main(argv):
     try:
-        flags = parse(sys.argv[1:] if argv is None else argv)
+        flags = parse(argv)
         if flags.help:
-            print(f"{__doc__.strip()}\n\nflags:\n{describe()}")
+            say(f"{__doc__.strip()}\n\nflags:\n{describe()}")
         elif flags.version:
-            print(f"mnistdist {__version__}")
+            say(f"mnistdist {__version__}")
         elif flags.download_only:
             _read_data(flags)
-            print(f"The data is in {flags.data_dir}")
+            say(f"The data is in {flags.data_dir}")
         else:
             spec = check(flags)
             (_serve if flags.job_name == "ps" else _work)(flags, spec)
     except (UsageError, OSError) as error:
-        print(f"mnistdist.distributed: error: {error}", file=sys.stderr)
+        complain(f"mnistdist.distributed: error: {error}")
         return 1
     return 0
 
@@ -50,15 +55,14 @@ def run():
     """Be this process's program, to its end."""
     # TensorFlow's calls return to Python, and so to its handler of Ctrl-C, when they are done, which may be never.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # a path may be no UTF-8
     status = 1
     try:
         status = main()
     finally:
-        if sys.exc_info()[0] is not None:
-            sys.excepthook(*sys.exc_info())
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            if sys.exc_info()[0] is not None:
+                sys.excepthook(*sys.exc_info())
+            sys.stderr.flush()
         os._exit(status)  # an ordinary exit waits for sessions whose other side may have gone
 
 
@@ -74,9 +78,10 @@ def _serve(flags, spec):
         nonlocal said
         if patience - left > said + 60:
             said += 60
-            print(f"ps {flags.task_index}: no worker has come yet ({left:.0f} s left)")
+            say(f"ps {flags.task_index}: no worker has come yet ({left:.0f} s left)")
 
-    if not attend(server.target, spec, flags.task_index, flags.ps_linger, patience, on_wait):
+    compare = functools.partial(_compare, flags, shared(flags, spec))
+    if not attend(server.target, spec, flags.task_index, flags.ps_linger, patience, on_wait, compare):
         raise TimeoutError(
             f"every worker has been silent for {flags.ps_linger:g} s (--ps_linger), and none has finished"
         )
@@ -85,8 +90,11 @@ def _serve(flags, spec):
 def _work(flags, spec):
     """Be a worker: train, evaluate, and tell what the text's program tells."""
     started = time.monotonic()
-    if flags.logdir is not None:
-        _prepare_logdir(flags)
+    if flags.logdir is not None and flags.task_index == 0:
+        try:
+            writable_folder(flags.logdir)
+        except OSError as error:
+            raise UsageError(f"--logdir: {error}") from None
     data = _read_data(flags)
     _introduce(flags)
     index = flags.task_index
@@ -94,7 +102,7 @@ def _work(flags, spec):
         _import_tensorflow()
         address, device = spec["worker"][index], "gpu:0" if flags.num_gpus != 0 else "cpu:0"
         target = f"grpc://{address}"
-        print(f"Using existing server at: {target}")
+        say(f"Using existing server at: {target}")
         wait_for_address(address, flags.wait_timeout, what=f"the existing server of worker:{index}")
     else:
         server, device = _start_server(flags, spec)
@@ -106,19 +114,27 @@ def _work(flags, spec):
 
     def on_wait(what, address, seconds_left):
         if round(left - seconds_left) % 10 == 1:
-            print(f"Worker {index}: waiting for {what} at {address} ({seconds_left:.0f} s left)")
+            say(f"Worker {index}: waiting for {what} at {address} ({seconds_left:.0f} s left)")
 
     def on_step(step):
         if step.local_step % flags.log_every == 0:
             done = f"training step {step.local_step} done (global step: {step.global_step_after})"
-            print(f"{time.time():f}: Worker {index}: {done}")
+            say(f"{time.time():f}: Worker {index}: {done}")
 
     left = max(flags.wait_timeout - (time.monotonic() - started), 1)
-    try:
-        wait_for_ps(spec, left, on_wait, limit=flags.wait_timeout)
-    except TimeoutError as error:
-        raise TimeoutError(f"{error}: is it running, and is its address in --ps_hosts right?") from None
-    with Presence(target, spec, index, flags.wait_timeout) as presence:
+
+    def wait(spec):
+        try:
+            wait_for_ps(spec, left, on_wait, limit=flags.wait_timeout)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}: is it running, and is its address in --ps_hosts right?") from None
+
+    wait(spec | {"ps": spec["ps"][:1]})
+    presence, own = Presence(target, spec, index, flags.wait_timeout), shared(flags, spec)
+    on_late_chief = functools.partial(on_wait, "worker:0", spec["worker"][0])
+    presence.compare(own, functools.partial(_compare, flags, own), on_late_chief)
+    wait(spec)
+    with presence:
         result = run_worker(
             target,
             spec,
@@ -138,37 +154,42 @@ def _work(flags, spec):
             wait_timeout=flags.wait_timeout,
             step_timeout=flags.wait_timeout,
             on_step=on_step,
-            say=print,
+            say=say,
         )
         presence.finish()
-    steps = result.steps[-1].global_step_after if result.steps else flags.train_steps
-    print(f"After {steps} training step(s), validation cross entropy = {result.validation.loss:g}")
-    print(f"validation accuracy = {result.validation.accuracy:g}")
+    say(f"After {result.global_step} training step(s), validation cross entropy = {result.validation.loss:g}")
+    say(f"validation accuracy = {result.validation.accuracy:g}")
+
+
+def _compare(flags, own, found):
+    """Refuse to train with other flags than worker 0, or in worker 0, than the training that it has come back to."""
+    if not (words := difference(own, found)):
+        return
+    if flags.job_name == "ps" or flags.task_index:
+        raise UsageError(f"worker 0 has other flags: {words}; start all tasks with the same (see --help)")
+    if not flags.existing_servers:
+        again = "go on with the same, or end the ps tasks to begin anew"
+        raise UsageError(f"the training that the ps tasks hold has other flags: {words}; {again}")
+    say(f"Worker 0: the last training on these servers had other flags: {words}")
 
 
 def _introduce(flags):
-    print(f"job name = {flags.job_name}")
-    print(f"task index = {flags.task_index}")
+    say(f"job name = {flags.job_name}")
+    say(f"task index = {flags.task_index}")
 
 
 def _read_data(flags):
-    from mnistdist.datasets import DataError, read_data_sets
+    from mnistdist.datasets import read_data_sets
 
-    seed = None if flags.seed is None else [flags.seed % 2**63, flags.task_index or 0]
+    seed = None if flags.seed is None else [flags.seed, flags.task_index or 0]
     try:
-        return read_data_sets(flags.data_dir, one_hot=True, seed=seed)
-    except (DataError, OSError) as error:
+        data = read_data_sets(flags.data_dir, one_hot=True, seed=seed)
+    except (ValueError, OSError) as error:
         raise UsageError(f"--data_dir: {error}") from None
-
-
-def _prepare_logdir(flags):
-    if flags.task_index == 0:
-        try:
-            os.makedirs(flags.logdir, exist_ok=True)
-            with tempfile.TemporaryFile(dir=flags.logdir) as file:
-                file.write(bytes(4096))
-        except OSError as error:
-            raise UsageError(f"--logdir: no checkpoints can be kept in {flags.logdir}: {error.strerror}") from None
+    if not data.train.num_examples:
+        validation = f"all {data.validation.num_examples} training examples are the validation set"
+        raise UsageError(f"--data_dir: {flags.data_dir}: {validation}, and none is left to train on")
+    return data
 
 
 def _start_server(flags, spec):

@@ -1,5 +1,6 @@
 """The flags of the program, and what is wrong with their values: all of it known before TensorFlow is imported."""
 
+from mnistdist import _check
 from mnistdist.network import parse_address
 
 # Kind, name, default, meaning. Names and defaults down to existing_servers are the text's, with those that it leaves
@@ -39,18 +40,10 @@ FLAGS = (
     ("boolean", "version", False, "Print the version and end."),
     ("boolean", "help", False, "Print this and end."),
 )
-# The least and the most that a number may be. At the most, the first layer's weights still fit into one message of
-# gRPC (2 GB), a batch into memory, and a count into TensorFlow's int64.
-_COUNTS = {
-    "hidden_units": (1, 500_000),
-    "train_steps": (1, 2**62),
-    "batch_size": (1, 1_000_000),
-    "log_every": (1, 2**62),
-    "save_steps": (1, 2**62),
-    "replicas_to_aggregate": (1, 1_000_000),
-    "num_gpus": (0, 1_000_000),
-}
-_NUMBERS = {"learning_rate": (1e-30, 1e30), "wait_timeout": (1e-3, 1e7), "ps_linger": (1e-3, 1e7)}  # float32; ms
+# These are about one machine or one process. All others are the same for all workers of a training; of logdir, whether
+# there is one: only worker 0 writes there, but each worker has to know whether a lost ps can be outlived.
+MAY_DIFFER = ("job_name", "task_index", "data_dir", "num_gpus", "existing_servers", "log_every", "wait_timeout")
+MAY_DIFFER += ("ps_linger",)
 _PATHS = ("data_dir", "logdir")
 _ABSLS_OWN = ("flagfile", "undefok")  # in every FlagValues; the first reads files, and may wait for one for ever
 
@@ -67,13 +60,15 @@ def parse(argv):
     """
     from absl import flags
 
-    values = flags.FlagValues()
+    values, negations = flags.FlagValues(), {f"no{name}" for kind, name, _, _ in FLAGS if kind == "boolean"}
     for kind, name, default, meaning in FLAGS:
         getattr(flags, f"DEFINE_{kind}")(name, default, meaning, flag_values=values)
     for word in argv:
-        name = word.lstrip("-").partition("=")[0]
+        name, equals, _ = word.lstrip("-").partition("=")
         if word.startswith("-") and name in _ABSLS_OWN:
             raise UsageError(f"Unknown command line flag {name!r}")
+        if word.startswith("-") and equals and name in negations:
+            raise UsageError(f"--{name} takes no value: write --{name}, or --{name[2:]}=false")
     try:
         rest = values(["mnistdist.distributed", *argv])[1:]
     except flags.Error as error:
@@ -84,12 +79,41 @@ def parse(argv):
 
 
 def describe():
-    """What each flag means and its default, a line each."""
+    """What each flag means and its default, a line each, and which may differ between the tasks of a training."""
     width = max(len(name) for _, name, _, _ in FLAGS) + 6
-    return "\n".join(
+    lines = [
         f"  --{name}".ljust(width) + meaning + ("" if default in (None, False) else f" Default: {default}")
         for _, name, default, meaning in FLAGS
+    ]
+    free = ", ".join(f"--{name}" for name in MAY_DIFFER)
+    lines += ["", f"These may differ between the tasks of a training: {free}."]
+    lines += [
+        "All others must be the same for every worker, and the addresses for every ps. The folder of --logdir may"
+    ]
+    lines += ["be another on each machine, as long as every worker has one."]
+    return "\n".join(lines)
+
+
+def shared(flags, spec):
+    """The flags that all workers need to have in common, ``{name: value}``; a ps, its two lists of addresses."""
+    values = {name: flags[name].value for _, name, _, _ in FLAGS if name not in MAY_DIFFER}
+    values |= {f"{job}_hosts": ",".join(addresses).lower() for job, addresses in spec.items()}
+    if flags.sync_replicas:
+        values["replicas_to_aggregate"] = flags.replicas_to_aggregate or len(spec["worker"])
+    return values if flags.job_name == "worker" else {name: values[name] for name in ("ps_hosts", "worker_hosts")}
+
+
+def difference(here, there):
+    """In words, which of the flags of one task, as :func:`shared` has them, are others there; "" if none is."""
+    return ", ".join(
+        f"--{name} is {_shown(here[name])} here and {_shown(there[name])} there"
+        for name in here
+        if (here[name] is None) != (there[name] is None) or (name != "logdir" and here[name] != there[name])
     )
+
+
+def _shown(value):
+    return "not given" if value is None else value
 
 
 def check(flags):
@@ -115,18 +139,18 @@ def check(flags):
         )
     if flags.design not in ("fast", "listing"):
         raise UsageError(f"--design: expected fast or listing, got {flags.design!r}")
-    for name, (least, most) in _COUNTS.items():
-        value = flags[name].value
-        if value is not None and value < least:
-            raise UsageError(f"--{name}: expected {least} or more, got {value}")
-        if value is not None and value > most:
-            raise UsageError(f"--{name}: expected {most} or less, got {value}")
-    for name, (least, most) in _NUMBERS.items():
-        if not least <= flags[name].value <= most:
-            raise UsageError(f"--{name}: expected a number from {least:g} to {most:g}, got {flags[name].value:g}")
+    for name, flag in ((name, f"--{name}") for _, name, _, _ in FLAGS):
+        try:
+            if name in _check.COUNTS:
+                _check.count(flag, flags[name].value, _check.COUNTS[name], kind="", optional=True)
+            if name in _check.NUMBERS:
+                _check.number(flag, flags[name].value, _check.NUMBERS[name])
+        except ValueError as error:
+            raise UsageError(str(error)) from None
     for name in _PATHS:
         value = flags[name].value
-        if value is not None and not (value and can_name_a_file(value)):
+        # After --logdir, with a space and an empty variable, comes the next flag.
+        if value is not None and (not value or value.startswith("-") or not can_name_a_file(value)):
             raise UsageError(f"--{name}: expected the name of a directory, got {value!r}")
     if flags.replicas_to_aggregate is not None and not flags.sync_replicas:
         raise UsageError("--replicas_to_aggregate: asynchronous training aggregates nothing; add --sync_replicas")

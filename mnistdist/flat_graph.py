@@ -268,7 +268,7 @@ def _advancing(runs, batches, local_steps, workers, sync_from):
         # The first run is of one step, and tells how long the others may take.
         count = longest if slowest and left > _margin(longest * local_steps, workers) else 1
         run = runs[count]
-        rows = dataset.next_rows(count * local_steps * batch_size).reshape(count * local_steps, batch_size)
+        rows = np.stack([dataset.next_rows(batch_size) for _ in range(count * local_steps)])
         feed = {run.rows: rows}
         if sync_from is not None:
             round_ = timed_run(session, sync_from, timeout) if round_ is None else round_

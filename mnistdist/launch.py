@@ -10,6 +10,7 @@ import sys
 import threading
 
 from mnistdist import __version__, devices
+from mnistdist._output import OutputLost, complain, guarded, say
 from mnistdist.errors import describe_exit
 from mnistdist.flags import UsageError, check, parse
 from mnistdist.network import (
@@ -27,7 +28,17 @@ _PR_SET_PDEATHSIG = 1
 
 def main(argv=None):
     """Run the command line ``argv`` (default: the process's); returns the exit status."""
-    parser = argparse.ArgumentParser(
+    return guarded("mnistdist run", lambda: _main(argv))
+
+
+class _Parser(argparse.ArgumentParser):
+    def _print_message(self, message, file=None):
+        """Write what it says, or fail: argparse ignores what can't be written."""
+        (complain if file is sys.stderr else say)(message, end="")
+
+
+def _main(argv):
+    parser = _Parser(
         prog="mnistdist", description="Train on MNIST with a cluster of local processes.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"mnistdist {__version__}")
@@ -57,7 +68,7 @@ def main(argv=None):
     try:
         return _run(options, flags)
     except (UsageError, OSError) as error:
-        print(f"mnistdist run: error: {error}", file=sys.stderr)
+        complain(f"mnistdist run: error: {error}")
         return 1
 
 
@@ -79,7 +90,7 @@ def _run(options, flags):
     if options.network == "private" and not private:
         raise UsageError("--network=private: this system allows no private network; use --network=host")
     if not private and options.network == "auto":
-        print("No private network on this system: the tasks listen on every interface.", file=sys.stderr)
+        complain("No private network on this system: the tasks listen on every interface.")
     spec = (listing_addresses if private else loopback_addresses)(options.ps, options.workers)
     hosts = [f"--{job}_hosts={','.join(addresses)}" for job, addresses in spec.items()]
     check(parse([*hosts, *flags, "--job_name=worker", "--task_index=0"]))
@@ -107,7 +118,7 @@ class _Tasks:
     def __init__(self, pins, flags, restarts, wait_timeout, restores):
         self._pins, self._flags, self._restarts, self._restores = pins, flags, restarts, restores
         self._patience = 2 * wait_timeout  # who waits for a stopped task tells first, and tells more
-        self._failure, self._interrupts, self._parent = 0, 0, os.getpid()
+        self._failure, self._interrupts, self._parent, self._lost = 0, 0, os.getpid(), None
         self._lock = threading.Lock()
         self._processes, self._readers, self._again = {}, [], set()
         signal.signal(signal.SIGINT, self._pass_on)
@@ -158,13 +169,16 @@ class _Tasks:
                 os._exit(1)
 
     def _copy(self, name, lines):
-        for line in lines:
-            with self._lock, contextlib.suppress(OSError, ValueError):  # nobody reads, or the disk is full: read on
-                print(f"[{name}] {line}", end="", flush=True)
+        for line in lines:  # to its end, or the task would block
+            with self._lock:
+                try:
+                    if self._lost is None:
+                        say(f"[{name}] {line}", end="")
+                except OutputLost as error:
+                    self._lost = error
 
     def _say(self, line):
-        with contextlib.suppress(OSError):
-            print(f"mnistdist run: {line}", file=sys.stderr)
+        complain(f"mnistdist run: {line}")
 
     def _pass_on(self, number, frame):
         self._interrupts += 1
@@ -179,10 +193,16 @@ class _Tasks:
                 process.send_signal(signal.SIGCONT)  # one that is stopped would not hear it
 
     def wait(self):
-        """Wait for the end of all; the first task that fails ends the rest. Returns the exit status."""
+        """Wait for the end of all; the first task that fails ends the rest. Returns the exit status.
+
+        Raises :class:`OutputLost` if what the tasks said could not be written; that ends them too.
+        """
         left, stopped = dict(self._processes), StoppedTasks(self._patience)
         with self._supervised():
             while left:
+                if self._lost and not self._failure:  # they would train for nobody
+                    self._failure = self._lost.status
+                    self._send(signal.SIGTERM)
                 for job, index in stopped.find({task: process.pid for task, process in left.items()}):
                     why = f"has been stopped for {self._patience:g} s, as SIGSTOP does it: it is ended"
                     self._say(f"{job}:{index} {why}")
@@ -200,6 +220,8 @@ class _Tasks:
                         left[task].terminate()
         for reader in self._readers:
             reader.join()
+        if self._lost:
+            raise self._lost
         return self._failure
 
     def _replace(self, task, status, left):

@@ -2,7 +2,7 @@
 
 Every function takes data and returns a :class:`~mnistdist.style.Figure`, which a notebook shows when it is a cell's
 value. Nothing is registered with pyplot, so nothing is shown twice or left open; ``figure.savefig(path)`` writes a
-file.
+file. A frame without rows, as of a training that was complete before it began, gives axes without a curve.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,6 +47,8 @@ def loss_curves(frames: Mapping[str, pd.DataFrame], *, window: int = 50) -> Figu
     for axes, against, name in zip(panels, ("global_step_after", "end"), ("global step", "seconds"), strict=True):
         ends = []
         for index, (label, frame) in enumerate(frames.items()):
+            if frame.empty:
+                continue
             colour, line = SERIES[index % len(SERIES)]
             curve = loss_curve(frame, window, against=against)
             x, y = curve[against], curve["smooth"]
@@ -65,7 +67,7 @@ def loss_curves(frames: Mapping[str, pd.DataFrame], *, window: int = 50) -> Figu
 
 def _label_ends(axes, ends):
     """Writes each label at its line's end, below the lines that go on, and below a label already there."""
-    if len(ends) == 1 and not ends[0][2]:
+    if not any(label for _, _, label, _ in ends):
         return
     left, right = axes.get_xlim()
     axes.set_xlim(left, right + 0.28 * (right - left))  # room for the labels
@@ -98,15 +100,16 @@ def timeline(frames: pd.DataFrame | Mapping[str, pd.DataFrame], *, window: tuple
         window: First and last second to show; by default all.
     """
     frames = _named(frames)
-    first, last = window or (0.0, max(frame["end"].max() for frame in frames.values()))
+    first, last = window or (0.0, max((frame["end"].max() for frame in frames.values() if len(frame)), default=1.0))
     if not first < last:
         raise ValueError(f"window must be (first, last) in seconds with first < last; got {window!r}")
     tasks = [sorted(frame["worker"].unique()) for frame in frames.values()]
-    figure = new_figure(0.6 + sum(0.3 + 0.36 * len(rows) for rows in tasks))
-    panels = figure.subplots(len(frames), 1, sharex=True, squeeze=False, height_ratios=[len(rows) for rows in tasks])
+    heights = [max(len(rows), 1) for rows in tasks]
+    figure = new_figure(0.6 + sum(0.3 + 0.36 * height for height in heights))
+    panels = figure.subplots(len(frames), 1, sharex=True, squeeze=False, height_ratios=heights)
     for axes, rows, (label, frame) in zip(panels[:, 0], tasks, frames.items(), strict=True):
         seen = frame[(frame["end"] > first) & (frame["start"] < last)]
-        if seen.empty:
+        if seen.empty and len(frame):
             raise ValueError(f"no step of {label or 'the frame'} is between {first:g} and {last:g} s")
         for row, worker in enumerate(rows):
             _step_bars(axes, row, seen[seen["worker"] == worker], first, last)
@@ -118,7 +121,7 @@ def timeline(frames: pd.DataFrame | Mapping[str, pd.DataFrame], *, window: tuple
             title = f"{label} (dashed: a round has ended)".strip()
         axes.set_title(title)
         axes.set_yticks(range(len(rows)), [f"worker:{worker}" for worker in rows])
-        axes.set(xlim=(first, last), ylim=(len(rows) - 0.5, -0.5))
+        axes.set(xlim=(first, last), ylim=(max(len(rows), 1) - 0.5, -0.5))
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
     panels[-1, 0].set_xlabel("seconds")
@@ -144,18 +147,20 @@ def staleness_histogram(frames: Mapping[str, pd.DataFrame]) -> Figure:
     Args:
         frames: Label to frame (:func:`mnistdist.steps.to_frame`) of asynchronous runs, or one frame.
     """
-    counts = {label: staleness_counts(frame) for label, frame in _named(frames).items()}
+    counts = {label: staleness_counts(f) if len(f) else pd.Series(dtype=int) for label, f in _named(frames).items()}
     # A pause of one worker makes a few steps very stale: what is beyond nearly all steps goes into one bar.
     shown = max(int((steps.cumsum() < 0.99 * steps.sum()).sum()) for steps in counts.values())
     figure = new_figure(0.7 + 1.05 * len(counts))
     panels = figure.subplots(len(counts), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for axes, (label, steps) in zip(panels, counts.items(), strict=True):
-        mean = np.average(steps.index, weights=steps)
-        percent = 100 * steps / steps.sum()
-        axes.bar(percent.index[: shown + 1], percent[: shown + 1], color=WORKER, width=0.8)
-        axes.bar(shown + 1, percent[shown + 1 :].sum(), color=LIGHT_WORKER, hatch="///", width=0.8)
-        axes.axvline(mean, color=INK, linestyle="--", linewidth=1.4)
-        axes.set_title(f"{label}: mean {mean:.2f}, largest {steps.index.max()}".removeprefix(": "))
+        if len(steps):
+            mean = np.average(steps.index, weights=steps)
+            percent = 100 * steps / steps.sum()
+            axes.bar(percent.index[: shown + 1], percent[: shown + 1], color=WORKER, width=0.8)
+            axes.bar(shown + 1, percent[shown + 1 :].sum(), color=LIGHT_WORKER, hatch="///", width=0.8)
+            axes.axvline(mean, color=INK, linestyle="--", linewidth=1.4)
+            label = f"{label}: mean {mean:.2f}, largest {steps.index.max()}".removeprefix(": ")
+        axes.set_title(label)
         axes.set_xlim(-0.6, shown + 1.6)
         axes.set_xticks(range(shown + 2), [*range(shown + 1), f">{shown}"])
         axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
@@ -260,7 +265,7 @@ def _named(frames) -> dict[str, pd.DataFrame]:
     if not named:
         raise ValueError("nothing to draw: expected at least one frame")
     for label, frame in named.items():
-        require(frame, *StepRecord._fields, "staleness", name=label or "the frame")
+        require(frame, *StepRecord._fields, "staleness", name=label or "the frame", rows=0)
     return named
 
 

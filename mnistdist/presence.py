@@ -1,18 +1,25 @@
-"""How a ps learns that its training is over: the workers tell it, and their silence does too.
+"""How a ps learns that its training is over, and the other tasks what worker 0's flags are.
+
+The workers tell a ps that they have finished, and their silence tells it too.
 
 In the text's program a ps blocks in ``server.join()`` for ever. The usual cure, a queue on the ps into which each
 worker puts one token at its end, blocks for ever too when a worker is killed before it does. Here every worker puts
 a sign of life into such a queue each second, and a last one when it has finished. A ps ends when each worker has
 either finished or been silent for some time, and so after a crash as well; a worker that is started again in that
 time is simply heard again.
+
+On every ps, worker 0 leaves a notice of its flags, which the others compare with their own: tasks with different flags
+would train something that nobody has asked for, or wait for each other without a word.
 """
 
+import contextlib
+import json
 import threading
 import time
 
 from mnistdist.network import wait_for_address
 
-QUEUE = "mnistdist_presence"
+QUEUE, NOTICE = "mnistdist_presence", "mnistdist_flags"
 PERIOD = 1.0  # seconds between two signs of life
 RECONNECT_SECONDS = 5
 
@@ -22,18 +29,38 @@ def _queue(tf, ps_index):
         return tf.FIFOQueue(-1, [tf.int32, tf.bool], shapes=[(), ()], name=QUEUE, shared_name=QUEUE)
 
 
+class _Notice:
+    """Worker 0's flags, kept on a ps as long as that runs: a dict, or what else JSON takes."""
+
+    def __init__(self, tf, ps_index):
+        with tf.device(f"/job:ps/task:{ps_index}/cpu:0"):
+            handle = tf.raw_ops.VarHandleOp(dtype=tf.string, shape=[], shared_name=NOTICE)
+            self._text = tf.placeholder(tf.string, [])
+            self._write = tf.raw_ops.AssignVariableOp(resource=handle, value=self._text)
+            self._written = tf.raw_ops.VarIsInitializedOp(resource=handle)
+            self._read = tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.string)
+
+    def leave(self, run, flags):
+        run(self._write, {self._text: json.dumps(flags)})
+
+    def find(self, run):
+        """What has been left, by ``run``, a session's; None if nothing has."""
+        return json.loads(run(self._read)) if run(self._written) else None
+
+
 class Presence:
     """A worker's signs of life, given to every ps from threads of their own while the ``with`` block runs.
 
     Each ps has a session and a thread, so that one that has gone silences nobody for the others.
 
     Args:
-        target: The worker's session target. All ps tasks must be up.
+        target: The worker's session target. The first ps must be up, and all of them when the block begins.
         cluster_spec: ``{"ps": [...], "worker": [...]}``.
         task_index: Which worker this is.
-        timeout: Seconds that connecting may take.
+        timeout: Seconds that connecting may take, and waiting for worker 0.
 
-    Call :meth:`finish` at the end of the training; leaving the block without it, by an error, is silence.
+    Call :meth:`compare` before the block, if tasks may have been started with different flags, and :meth:`finish` at
+    the end of the training; leaving the block without it, by an error, is silence.
 
     Raises:
         TimeoutError: no session came about in time, though something answers at each address.
@@ -41,13 +68,41 @@ class Presence:
     """
 
     def __init__(self, target, cluster_spec, task_index, timeout=60):
-        self._timeout = timeout
+        self._timeout, self._index = timeout, task_index
         self._lines = [_Line(target, cluster_spec, index, task_index) for index in range(len(cluster_spec["ps"]))]
-        for line in self._lines:
-            line.open(timeout)
+        self._lines[0].open(timeout)
+
+    def compare(self, flags, check, on_wait=None):
+        """In worker 0, leave a notice of these flags on every ps; in another worker, wait for it.
+
+        ``check(found)`` is called with worker 0's flags, and may raise: in worker 0 itself with those of a training
+        that the first ps still holds, if it does. ``on_wait(seconds_left)`` is called about once a second.
+
+        Raises:
+            TimeoutError: worker 0 did not come in time.
+        """
+        first, end, tick = self._lines[0], time.monotonic() + self._timeout, 0
+        first.start()  # or the ps would take the wait for silence
+        try:
+            while (found := first.find_notice()) is None and self._index:
+                left, tick = end - time.monotonic(), tick + 1
+                if left < 0:
+                    late = f"worker 0 did not come within {self._timeout:g} s"
+                    raise TimeoutError(f"{late}: is it running, with the same addresses?")
+                if on_wait is not None and tick % 10 == 0:
+                    on_wait(left)
+                time.sleep(0.1)
+            if found is not None:
+                check(found)
+        except BaseException:
+            first.end(well=False)
+            raise
+        for line in self._lines if self._index == 0 else ():
+            line.leave_notice(flags)
 
     def __enter__(self):
         for line in self._lines:
+            line.open(self._timeout)
             line.start()
         return self
 
@@ -79,12 +134,19 @@ class _Line:
         with tf.Graph().as_default() as self._graph:
             queue = _queue(tf, ps_index)
             self._sign, self._farewell = (queue.enqueue((task_index, finished)) for finished in (False, True))
-        self._session = None
+            self._notice = _Notice(tf, ps_index)
+        self._session = self._flags = self._told = None  # told: the session in which the flags have been left
         self._thread = threading.Thread(target=self._live, daemon=True)
-        self.start = self._thread.start
+
+    def start(self):
+        """Give signs of life from now on."""
+        if not self._thread.is_alive():
+            self._thread.start()
 
     def open(self, timeout):
-        """Connect for the first time; raises what :class:`Presence` does."""
+        """Connect, if that has not been done; raises what :class:`Presence` does."""
+        if self._session is not None or self._thread.is_alive():
+            return
         other = f"does a TensorFlow server of this very cluster answer as {self._ps} at {self._address}?"
         try:
             late = f"no session within {timeout:g} s: {other}"
@@ -93,6 +155,21 @@ class _Line:
             from mnistdist.outages import gist
 
             raise ConnectionError(f"no session: {other} ({gist(error)})") from error
+
+    def leave_notice(self, flags):
+        """Leave worker 0's flags on the ps, now or as soon as it is there, and again when it has been started again."""
+        self._flags = flags
+        if self._session is not None:
+            self._give(self._sign)
+
+    def find_notice(self):
+        """Worker 0's flags, if they are on the ps; None if they are not, or if it does not answer."""
+        session = self._session
+        with contextlib.suppress(self._tf.errors.OpError):
+            return session and self._notice.find(self._run_in(session))
+
+    def _run_in(self, session):
+        return lambda fetches, feed=None: self._limits.timed_run(session, fetches, RECONNECT_SECONDS, feed)
 
     def stop(self):
         """Give no more signs."""
@@ -126,7 +203,11 @@ class _Line:
             if self._session is None:
                 wait_for_address(self._address, PERIOD, what=self._ps)
                 self._session = self._limits.within(RECONNECT_SECONDS, self._connect, "")
-            self._limits.timed_run(self._session, op, RECONNECT_SECONDS)
+            session = self._session
+            if self._flags is not None and self._told is not session:
+                self._notice.leave(self._run_in(session), self._flags)
+                self._told = session
+            self._limits.timed_run(session, op, RECONNECT_SECONDS)
             return True
         except self._tf.errors.DeadlineExceededError:
             return False  # a ps that is slow, or stopped for a while
@@ -174,7 +255,7 @@ class Roll:
         )
 
 
-def attend(target, cluster_spec, ps_index, linger, patience=600, on_wait=None):
+def attend(target, cluster_spec, ps_index, linger, patience=600, on_wait=None, check=None):
     """Wait on a ps until its workers need it no more; returns the set of those that have finished.
 
     Args:
@@ -184,6 +265,7 @@ def attend(target, cluster_spec, ps_index, linger, patience=600, on_wait=None):
         linger: Seconds of silence after which a worker counts as gone.
         patience: Seconds to wait for the first word of any worker.
         on_wait: Called about ten times a second, until that first word, with the seconds that are left.
+        check: Called with worker 0's flags when it has left them here; may raise.
 
     Raises:
         TimeoutError: there was no such word.
@@ -192,7 +274,7 @@ def attend(target, cluster_spec, ps_index, linger, patience=600, on_wait=None):
 
     roll = Roll(len(cluster_spec["worker"]), linger)
     with tf.Graph().as_default() as graph:
-        word = _queue(tf, ps_index).dequeue()
+        word, notice = _queue(tf, ps_index).dequeue(), _Notice(tf, ps_index)
     config = tf.ConfigProto(device_filters=[f"/job:ps/task:{ps_index}"])
     session = tf.Session(target, graph=graph, config=config)
 
@@ -211,6 +293,9 @@ def attend(target, cluster_spec, ps_index, linger, patience=600, on_wait=None):
             raise TimeoutError(f"no worker has come within {patience:g} s: are they running, with the same addresses?")
         if not roll.begun and on_wait is not None:
             on_wait(left)
+        if roll.begun and check is not None and (flags := notice.find(session.run)) is not None:
+            check(flags)
+            check = None
         time.sleep(0.1)
         before, now = now, time.monotonic()
         if now - before > PERIOD:  # this process was stopped

@@ -27,12 +27,14 @@ class WorkerResult(NamedTuple):
         steps: Its :class:`StepRecord` list.
         seconds: Time from its first step to its last.
         validation: :class:`Evaluation` at its end, when others may still be finishing a step; None without a set.
+        global_step: That of its last step; if it has made none, because the training was complete, the one it found.
     """
 
     task_index: int
     steps: list
     seconds: float
     validation: Evaluation | None
+    global_step: int
 
 
 class SharedModel(NamedTuple):
@@ -76,7 +78,10 @@ class Run:
 
     @cached_property
     def steps(self):
-        """Every step of every worker, as :func:`mnistdist.steps.to_frame` has it."""
+        """Every step of every worker, as :func:`mnistdist.steps.to_frame` has it.
+
+        It has no rows if the checkpoints of the ``logdir`` had the last step already; figures are empty then.
+        """
         from mnistdist.steps import to_frame
 
         records = [record for result in self.results for record in result.steps]
@@ -89,7 +94,7 @@ class Run:
 
     @property
     def validation(self):
-        """Loss and accuracy on the validation set, once all workers had ended (an ``Evaluation``)."""
+        """Loss and accuracy on the validation set, once all workers had ended (an ``Evaluation``); None without one."""
         return self.model.validation
 
     @property
@@ -99,7 +104,12 @@ class Run:
 
     @property
     def predictions(self):
-        """The class that the model gives each test example, int64 of shape (examples,)."""
+        """The class that the model gives each test example, int64 of shape (examples,).
+
+        Raises ``ValueError`` if the training had no test set.
+        """
+        if self.model.probabilities is None:
+            raise ValueError("no predictions: the training had no test set; give train() data with one")
         return self.model.probabilities.argmax(axis=1)
 
     def plot_loss(self):

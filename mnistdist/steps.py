@@ -6,7 +6,7 @@ Pandas is imported where it is used: every task of a cluster imports this module
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, get_type_hints
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,15 +61,14 @@ def to_frame(records: Iterable[StepRecord], *, sync: bool = False, local_steps: 
     that a slow worker left) and did not wait; 2 or more one that rounds went by without. ``SyncReplicasOptimizer``
     drops a gradient that is older than the round it arrives in; which were dropped, no record tells.
 
+    Without records, as of a training that was complete before it began, the table has these columns and no rows.
+
     Raises:
-        ValueError: if there is no record, or one ends before it starts.
+        ValueError: if a record ends before it starts.
     """
     import pandas as pd
 
-    records = list(records)
-    if not records:
-        raise ValueError("no step records: expected at least one; has any worker taken a step?")
-    frame = pd.DataFrame.from_records(records, columns=StepRecord._fields)
+    frame = pd.DataFrame.from_records(list(records), columns=StepRecord._fields).astype(get_type_hints(StepRecord))
     backwards = frame[frame["end"] < frame["start"]]
     if len(backwards):
         row = backwards.iloc[0]
@@ -144,13 +143,13 @@ def loss_curve(frame: pd.DataFrame, window: int = 50, *, against: str = "global_
     return curve.assign(smooth=curve["loss"].rolling(window, min_periods=1).mean())
 
 
-def require(frame: pd.DataFrame, *columns: str, name: str = "the frame") -> None:
-    """Raises ValueError, with ``name`` in it, unless the frame has these columns and at least one row."""
+def require(frame: pd.DataFrame, *columns: str, name: str = "the frame", rows: int = 1) -> None:
+    """Raises ValueError, with ``name`` in it, unless the frame has these columns and at least ``rows`` rows, 0 or 1."""
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise ValueError(
             f"{name} has no column {', '.join(missing)}; make it with mnistdist.steps.to_frame. "
             f"Its columns: {', '.join(map(str, frame.columns)) or 'none'}"
         )
-    if frame.empty:
+    if len(frame) < rows:
         raise ValueError(f"{name} has no rows: expected at least one step")

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mnistdist import _check
 from mnistdist.datasets import DataSet, Datasets, read_data_sets
 from mnistdist.errors import TaskLost
+from mnistdist.idx import can_name_a_file
 from mnistdist.interrupts import HeldInterrupts
 from mnistdist.nursery import own_task
 from mnistdist.on_workers import idle_workers, on_workers
@@ -17,6 +19,7 @@ from mnistdist.results import Run
 _runs = itertools.count(1)
 STEPS_PER_RUN = 16
 LOCAL_STEPS_PER_RUN = 40
+BOOKS_WIDTHS = 784, 10  # pixels and classes of the built-in model: of mnistdist.model, which imports TensorFlow
 
 
 def train(
@@ -53,7 +56,7 @@ def train(
         build_graph: Makes the model in the default graph and returns a :class:`~mnistdist.Graph`; None for the
             text's network. Runs in every worker: import what it needs inside it.
         data: What to train on: None for MNIST, a folder with idx files, or a :class:`~mnistdist.Datasets` with
-            one-hot labels, which is sent to every worker.
+            one-hot labels, which is sent to every worker. A validation or test set that is None or empty is left out.
         seed: Makes initial weights and every worker's batches repeatable. How the updates of several workers
             interleave is not.
         on_step: Called in the worker with each :class:`~mnistdist.StepRecord`, between steps.
@@ -81,6 +84,7 @@ def train(
 
     Raises:
         ValueError, TypeError: for an argument out of range or of another type; nothing has been started then.
+        OSError: for a ``logdir`` that can't be written, likewise.
         RuntimeError: if a worker is still busy with an earlier call after ``step_timeout``, or 10 s; nothing has been
             started then, and the call goes on.
         TaskFailed: if a task ends or raises, or has ended before. It, and an interrupt, leave the cluster restarted:
@@ -95,29 +99,26 @@ def train(
     if not hasattr(type(cluster), "workers"):
         raise TypeError(f"cluster: expected a running Cluster, got {cluster!r}")
     workers = [task.job for task in cluster.tasks].count("worker")
-    _check_options(sync, learning_rate, optimizer, build_graph, data, seed, on_step, step_timeout)
-    counts = {"steps": steps, "batch_size": batch_size, "local_steps": local_steps, "save_steps": save_steps}
-    optional = {"replicas_to_aggregate": replicas_to_aggregate, "steps_per_run": steps_per_run}
-    for name, value in (counts | {name: value for name, value in optional.items() if value is not None}).items():
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise ValueError(f"{name}: expected an int of 1 or more, got {value!r}")
+    steps, batch_size = _check.count("steps", steps), _check.count("batch_size", batch_size)
+    local_steps, save_steps = _check.count("local_steps", local_steps), _check.count("save_steps", save_steps)
+    restarts, seed = _check.count("restarts", restarts), _check.count("seed", seed, optional=True)
+    steps_per_run = _check.count("steps_per_run", steps_per_run, optional=True)
+    replicas_to_aggregate = _check.count("replicas_to_aggregate", replicas_to_aggregate, optional=True)
+    sync, step_timeout = _check.truth("sync", sync), _check.number("step_timeout", step_timeout, optional=True)
+    if optimizer is None:  # one of the reader's own may take what it likes
+        learning_rate = _check.number("learning_rate", learning_rate)
+    _check_sent(optimizer=optimizer, build_graph=build_graph, on_step=on_step, learning_rate=learning_rate)
     design = _choose_design(design, build_graph, optimizer, local_steps, steps_per_run)
     if design == "listing" and (local_steps != 1 or steps_per_run is not None):
         raise ValueError("local_steps and steps_per_run need design='fast': the listing's makes one step a run")
     if sync and local_steps != 1:
         raise ValueError(f"local_steps={local_steps} needs sync=False: a round takes one gradient of each batch")
+    if local_steps > steps:
+        raise ValueError(f"local_steps={local_steps}: expected at most steps={steps}: a push stands for as many")
     if replicas_to_aggregate is not None and not sync:
         raise ValueError(f"replicas_to_aggregate={replicas_to_aggregate} needs sync=True: there are no rounds without")
-    if isinstance(restarts, bool) or not isinstance(restarts, (int, np.integer)) or restarts < 0:
-        raise ValueError(f"restarts: expected an int of 0 or more, got {restarts!r}")
-    if logdir is not None:
-        if not isinstance(logdir, (str, os.PathLike)):
-            raise ValueError(f"logdir: expected a folder's path or None, got {logdir!r}")
-        logdir = str(Path(logdir).resolve())
-        os.makedirs(logdir, exist_ok=True)
-    if isinstance(data, (str, os.PathLike)):
-        read_data_sets(data, one_hot=True)  # complains here of what is wrong with it, and fills it when it is empty
-        data = str(Path(os.path.expanduser(data)).resolve())
+    data = _check_data(data, build_graph is None)
+    logdir = _check_logdir(logdir)
 
     replica_options = {"learning_rate": learning_rate, "sync": sync, "replicas_to_aggregate": replicas_to_aggregate}
     replica_options |= {"seed": seed, "container": f"train-{os.getpid()}-{next(_runs)}", "design": design}
@@ -125,10 +126,10 @@ def train(
         replica_options["local_steps"] = local_steps
         replica_options["steps_per_run"] = steps_per_run or (1 if on_step else None)
     replica_options |= {k: v for k, v in (("build_graph", build_graph), ("optimizer", optimizer)) if v is not None}
-    run_options = {"steps": int(steps), "batch_size": int(batch_size), "on_step": on_step, "step_timeout": step_timeout}
-    run_options |= {"logdir": logdir, "save_steps": int(save_steps)}
+    run_options = {"steps": steps, "batch_size": batch_size, "on_step": on_step, "step_timeout": step_timeout}
+    run_options |= {"logdir": logdir, "save_steps": save_steps}
     arguments = data, seed, run_options, replica_options
-    watch = {"steps": int(steps), "restarts": restarts, "restores": logdir is not None}
+    watch = {"steps": steps, "restarts": restarts, "restores": logdir is not None}
     with HeldInterrupts() as held, idle_workers(cluster, step_timeout, held):
         try:
             results = on_workers(cluster, _train, range(workers), arguments, step_timeout, held, **watch)
@@ -156,30 +157,70 @@ def _choose_design(design, build_graph, optimizer, local_steps, steps_per_run):
     return "listing"
 
 
-def _check_options(sync, learning_rate, optimizer, build_graph, data, seed, on_step, step_timeout):
-    """Complain in the notebook of what would otherwise fail in every worker, in the middle of something else."""
-    for name, value in (("optimizer", optimizer), ("build_graph", build_graph), ("on_step", on_step)):
-        if value is not None and not callable(value):
-            raise TypeError(f"{name}: expected a function or None, got {value!r}")
-    if not isinstance(sync, (bool, np.bool_)):
-        raise TypeError(f"sync: expected True or False, got {sync!r}")
-    numbers = {"step_timeout": step_timeout} if step_timeout is not None else {}
-    if optimizer is None:  # one of the reader's own may take what it likes
-        numbers["learning_rate"] = learning_rate
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 < value < 1e30:
-            raise ValueError(f"{name}: expected a number above 0, got {value!r}")
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0):
-        raise ValueError(f"seed: expected an int of 0 or more or None, got {seed!r}")
-    if isinstance(data, Datasets):
-        for name, part in data._asdict().items():
-            if part is None and name != "train":
-                continue
-            if not isinstance(part, DataSet) or part.labels.ndim != 2:
-                got = f"labels of shape {part.labels.shape}" if isinstance(part, DataSet) else repr(part)
-                raise ValueError(f"data.{name}: expected a DataSet with one-hot labels (one_hot=True), got {got}")
-    elif data is not None and not isinstance(data, (str, os.PathLike)):
-        raise TypeError(f"data: expected None, a folder's path or Datasets, got {data!r}")
+def _check_sent(**values):
+    """What goes to the workers must be something that can be sent, and a function but for the learning rate."""
+    import cloudpickle
+
+    for name, value in values.items():
+        if not callable(value) and value is not None and name != "learning_rate":
+            raise TypeError(f"{name}: expected a function or None, got {_check.got(value)}")
+        try:
+            cloudpickle.dumps(value)
+        except Exception as error:  # whatever an object's own pickling raises
+            raise TypeError(f"{name}: it can't be sent to the workers: {error}") from None
+
+
+def _check_data(data, books_model):
+    """What to send to the workers, of ``data`` that can be trained on; an empty set is None, as one that is not there.
+
+    What would otherwise fail in each worker, in the middle of something else, or give a loss of nan, is refused here.
+    """
+    if isinstance(data, (str, os.PathLike)):
+        read = read_data_sets(data, one_hot=True)  # complains of what is wrong with it, and fills it when it is empty
+        if not read.train.num_examples:
+            raise ValueError(f"data: {data} has no training examples beyond those of the validation set")
+        return str(Path(os.path.expanduser(data)).resolve())
+    if data is None:
+        return None
+    if not isinstance(data, Datasets):
+        raise TypeError(f"data: expected None, a folder's path or Datasets, got {_check.got(data)}")
+    widths = {"train": BOOKS_WIDTHS} if books_model else {}
+    for name, part in data._asdict().items():
+        if part is None and name != "train":
+            continue
+        if not isinstance(part, DataSet):
+            raise TypeError(f"data.{name}: expected a DataSet, got {_check.got(part)}")
+        images, labels = part.stored
+        if labels.ndim != 2:
+            raise ValueError(f"data.{name}: expected one-hot labels (one_hot=True), got labels of shape {labels.shape}")
+        if not len(images) and name == "train":
+            raise ValueError("data.train: expected at least one example, got none")
+        found = images.shape[1], labels.shape[1]
+        pixels, classes = widths.setdefault("train", found)
+        if found != (pixels, classes):
+            whose = "the built-in model takes" if books_model else "data.train has"
+            wanted = f"images of {pixels} pixels and {classes} classes, as {whose} them"
+            raise ValueError(f"data.{name}: expected {wanted}; got {found[0]} and {found[1]}")
+        for what, values in (("images", images), ("labels", labels)):
+            if values.size and not np.isfinite([values.min(), values.max()]).all():
+                raise ValueError(f"data.{name}: expected finite {what}, got nan or inf among them")
+    return Datasets(*(part if part is not None and part.num_examples else None for part in data))
+
+
+def _check_logdir(logdir):
+    """The folder's whole path, if worker 0 can write there."""
+    if logdir is None:
+        return None
+    if not isinstance(logdir, (str, os.PathLike)):
+        raise TypeError(f"logdir: expected a folder's path or None, got {_check.got(logdir)}")
+    if not os.fspath(logdir) or not can_name_a_file(os.fspath(logdir)):
+        raise ValueError(f"logdir: expected the name of a directory, got {os.fspath(logdir)!r}")
+    folder = str(Path(logdir).resolve())
+    try:
+        _check.writable_folder(folder)
+    except OSError as error:
+        raise OSError(f"logdir: {error}") from None
+    return folder
 
 
 def _load(data, seed, index):

@@ -1,10 +1,14 @@
 """Wrong types, ranges and encodings: an error that names the flag, argument or file, at once, and nothing started."""
 
 import gzip
+import itertools
 import os
 import subprocess
 import sys
+import threading
 import time
+from decimal import Decimal
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +18,19 @@ from hypothesis import strategies as st
 from idx_sets import NAMES, idx, small_set, write
 
 import mnistdist
-from mnistdist import Cluster, DataSet, Datasets, Run, read_data_sets, restore, show, train
+from mnistdist import (
+    Cluster,
+    DataSet,
+    Datasets,
+    Run,
+    _check,
+    distributed,
+    read_data_sets,
+    restore,
+    show,
+    train,
+    training,
+)
 from mnistdist.devices import assign
 from mnistdist.flags import FLAGS, UsageError, check, parse
 from mnistdist.idx import DataError, read_idx
@@ -56,6 +72,34 @@ def outcome(flags):
 def test_any_text_in_a_flag_is_taken_or_refused_by_the_flags_name(name, text):
     result = outcome([f"--{name}={text}"])
     assert not isinstance(result, str) or name in result
+
+
+@pytest.mark.parametrize("value", ["", "true", "false", "0", "perhaps"])
+@pytest.mark.parametrize("name", [name for kind, name, _, _ in FLAGS if kind == "boolean"])
+@pytest.mark.parametrize("dashes", ["-", "--"])
+def test_a_negation_takes_no_value(dashes, name, value):
+    result = outcome([f"{dashes}no{name}={value}"])
+    assert result == f"--no{name} takes no value: write --no{name}, or --{name}=false"
+    assert not isinstance(outcome([f"{dashes}no{name}"]), str)
+
+
+@pytest.mark.parametrize(
+    ("flags", "taken"),
+    [
+        (["--sync_replicas", "False"], "expected flags only, --name=value; got 'False'"),
+        (["--logdir", "--sync_replicas"], "--logdir: expected the name of a directory, got '--sync_replicas'"),
+        (["--data_dir", "-h"], "--data_dir: expected the name of a directory, got '-h'"),
+        (["--batch_size=-0"], "--batch_size: expected 1 or more, got 0"),
+        (["--learning_rate=-0.0"], "--learning_rate: expected a number from 1e-30 to 1e+30, got -0.0"),
+        (["--batch_size=5", "--batch_size=6"], 6),
+        (["--batch_size=\u0663"], 3),
+        (["--batch_size", "7"], 7),
+        (["--batch_size=1_000"], 1000),
+    ],
+)
+def test_forms_of_flags_that_are_easily_mistaken(flags, taken):
+    result = outcome(flags)
+    assert (result if isinstance(result, str) else result.batch_size) == taken
 
 
 @settings(max_examples=200, deadline=None)
@@ -109,7 +153,7 @@ REFUSED = {
     "wait_timeout": ["0", "nan", "inf", "1e-9", "1e8"],
     "ps_linger": ["0", "-inf", "1e300"],
     "design": ["", "Fast"],
-    "seed": ["one", "1.0"],
+    "seed": ["one", "1.0", "-1"],
     "sync_replicas": ["", "2"],
     "download_only": ["perhaps"],
     "existing_servers": ["perhaps"],
@@ -132,7 +176,7 @@ def test_every_flag_has_values_that_are_refused():
 @pytest.mark.parametrize(
     "flag",
     [
-        *("hidden_units=500000", "train_steps=1", "batch_size=1000000", "learning_rate=1e-30", "num_gpus=0", "seed=-1"),
+        *("hidden_units=500000", "train_steps=1", "batch_size=1000000", "learning_rate=1e-30", "num_gpus=0", "seed=0"),
         *("wait_timeout=0.001", "ps_linger=1e7", "ps_hosts=[::1]:1,[::2]:1", "ps_hosts=b\u00fccher.example:22"),
         *("data_dir=/tmp/\udcff", "log_every=1000000000000", "replicas_to_aggregate=1", "task_index=1"),
     ],
@@ -172,6 +216,15 @@ RUN = Run(sync=False, results=[], model=SharedModel(0, {"a": np.zeros(3)}, None,
 GRAPH = SimpleNamespace(graph=None)
 
 
+def digits(examples=5, pixels=784, classes=10, value=0, dtype=np.uint8):
+    labels = np.eye(classes, dtype=np.float32)[np.zeros(examples, int)]
+    return DataSet(np.full((examples, pixels), value, dtype), labels)
+
+
+FEW, NONE, WIDE, NARROW = digits(), digits(examples=0), digits(classes=12), digits(pixels=700)
+NAN, HUNDREDS = digits(value=np.nan, dtype=np.float32), np.array([[100, 100], [100, 100]])
+
+
 class Running:
     """As much of a running cluster as is looked at before anything is started on it."""
 
@@ -180,7 +233,10 @@ class Running:
 
 
 def cases(name, call, *values):
-    return [pytest.param(name, call, value, id=f"{name}={ascii(value)[:30]}-{i}") for i, value in enumerate(values)]
+    return [
+        pytest.param(name, call, value, id=f"{name}={ascii(_check.got(value))[:30]}-{i}")
+        for i, value in enumerate(values)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -223,6 +279,33 @@ def cases(name, call, *values):
         *cases("data.train", lambda x: train(Running(), steps=1, data=x), Datasets(None, None, None), NOT_ONE_HOT),
         *cases("seed", lambda x: train(Running(), steps=1, seed=x), "x", -1, 1.5, True, [1]),
         *cases("step_timeout", lambda x: train(Running(), steps=1, step_timeout=x), "60", 0, -1, float("nan")),
+        *cases(
+            "steps", lambda x: train(Running(), steps=x), "100", None, 100.0, np.True_, 0, 2**63, 10**5000, HUNDREDS
+        ),
+        *cases("steps", lambda x: train(Running(), steps=x), Decimal(100), np.array([100]), float("nan")),
+        *cases("batch_size", lambda x: train(Running(), steps=1, batch_size=x), 10**6 + 1, 1e3, np.float32(50), -1),
+        *cases("save_steps", lambda x: train(Running(), steps=1, save_steps=x), 0, 10**30, "1", None),
+        *cases("local_steps", lambda x: train(Running(), steps=3, local_steps=x), 200, 0, np.int8(-5), None, 1.0),
+        *cases("local_steps", lambda x: train(Running(), steps=10**6, local_steps=x), 1001),
+        *cases("steps_per_run", lambda x: train(Running(), steps=10**6, steps_per_run=x), 1001, 0, True, "16"),
+        *cases("restarts", lambda x: train(Running(), steps=1, restarts=x), -1, 1.0, None, "1"),
+        *cases("aggregate", lambda x: train(Running(), steps=1, sync=True, replicas_to_aggregate=x), 0, 10**7, 1.5),
+        *cases("seed", lambda x: train(Running(), steps=1, seed=x), np.int8(-7), np.float32(7)),
+        *cases("step_timeout", lambda x: train(Running(), steps=1, step_timeout=x), 1e29, np.float32("nan"), True, 1j),
+        *cases(
+            "learning_rate", lambda x: train(Running(), steps=1, learning_rate=x), print, 1e31, Decimal("sNaN"), 10**400
+        ),
+        *cases("on_step: it can't", lambda x: train(Running(), steps=1, on_step=x), threading.Lock().acquire),
+        *cases("build_graph: it can't", lambda x: train(Running(), steps=1, build_graph=x), (n for n in "ab").__next__),
+        *cases("logdir", lambda x: train(Running(), steps=1, logdir=x), "", "a\0b", b"a", 3, "/dev/null/log", __file__),
+        *cases(
+            "data.train", lambda x: train(Running(), steps=1, data=Datasets(x, None, None)), NONE, WIDE, NARROW, NAN
+        ),
+        *cases(
+            "data.validation", lambda x: train(Running(), steps=1, data=Datasets(FEW, x, None)), WIDE, NARROW, NAN, 3
+        ),
+        *cases("data.test", lambda x: train(Running(), steps=1, data=Datasets(FEW, None, x)), WIDE, NARROW, NAN, "x"),
+        *cases("data.test", lambda x: train(Running(), steps=1, data=Datasets(FEW, FEW, x), build_graph=print), NARROW),
         *cases("path", RUN.save, 3, None, b"a", "", ".", "/", "a\0b"),
         *cases("path", lambda x: restore(GRAPH, x), 3, None),
         *cases("session", lambda x: restore(x, "model.npz"), 3, None, "grpc://h:1"),
@@ -235,11 +318,95 @@ def cases(name, call, *values):
     ],
 )
 def test_a_wrong_argument_is_named(name, call, value):
-    begin = time.monotonic()
-    with pytest.raises((ValueError, TypeError, RuntimeError)) as caught:
+    begin = time.thread_time()
+    with pytest.raises((ValueError, TypeError, RuntimeError, OSError)) as caught:
         call(value)
     assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
     assert time.thread_time() - begin < 1
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"steps": "1"}, TypeError),
+        ({"steps": 0}, ValueError),
+        ({"step_timeout": "1"}, TypeError),
+        ({"step_timeout": 0}, ValueError),
+        ({"seed": 1.5}, TypeError),
+        ({"seed": -1}, ValueError),
+        ({"logdir": 3}, TypeError),
+    ],
+)
+def test_a_wrong_type_is_a_type_error_and_a_wrong_value_a_value_error(options, error):
+    with pytest.raises(error):
+        train(Running(), **{"steps": 1} | options)
+
+
+@pytest.mark.parametrize("kind", [int, np.int8, np.uint8, np.int64, np.uint64, np.array])
+def test_numbers_of_numpy_are_taken_and_become_pythons(kind, monkeypatch):
+    """What the workers get is exactly what Python's own numbers would have given them."""
+
+    def sent(**options):
+        calls = []
+        monkeypatch.setattr(training, "on_workers", lambda *args, **more: calls.append((args[3:], more)) or [None])
+        monkeypatch.setattr(training, "_runs", itertools.count())
+        train(Running(), data=Datasets(FEW, NONE, None), **options)
+        return repr(calls)
+
+    names = ("steps", "batch_size", "save_steps", "local_steps", "steps_per_run", "seed", "step_timeout", "restarts")
+    expected = sent(**dict.fromkeys(names, 5) | {"learning_rate": 0.5})
+    assert sent(**{name: kind(5) for name in names} | {"learning_rate": np.float16(0.5)}) == expected
+    assert sent(**dict.fromkeys(names, 5) | {"learning_rate": Fraction(1, 2), "sync": np.False_}) == expected
+    assert "validation=None" in expected  # an empty one would give an accuracy of nan
+
+
+def test_a_cluster_and_a_data_set_take_numbers_of_numpy_too():
+    cluster = Cluster(ps=np.int64(1), workers=np.uint8(3), timeout=np.float32(30), num_gpus=np.int8(0))
+    assert repr(cluster) == "Cluster(ps=1, workers=3, status='new')"
+    assert cluster.timeout == 30 and type(cluster.timeout) is float
+    assert Cluster(servers=np.True_, timeout=np.array(5)).logs("ps:0", np.int16(3)) == ""
+    assert read_data_sets(validation_size=np.uint16(7), one_hot=np.True_, seed=np.uint8(1)).validation.num_examples == 7
+    assert FEW.next_batch(np.array(2))[0].shape == (2, 784)
+    assert assign(**TWO_TASKS | {"gpus": ["0", "1"], "devices": [np.int64(1)]})["worker", 0].device == "GPU 1"
+
+
+def test_the_program_and_train_have_the_same_bounds():
+    for name, (least, most) in _check.COUNTS.items():
+        if name in FLAG_NAMES:
+            assert not isinstance(outcome([f"--{name}={least}"]), str), name
+            assert isinstance(outcome([f"--{name}={least - 1}"]), str), name
+            assert most is None or isinstance(outcome([f"--{name}={most + 1}"]), str), name
+    assert _check.COUNTS["steps"] == _check.COUNTS["train_steps"]
+    assert _check.NUMBERS["step_timeout"] == _check.NUMBERS["wait_timeout"]
+
+
+@pytest.mark.parametrize("options", ["ro", "nr_inodes=1"])
+def test_a_folder_for_checkpoints_that_is_closed_to_writing_is_refused(tmp_path, options):
+    """On a disk that is read-only, and on one that is full; nothing is made there."""
+    unshare = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    script = 'mount -t tmpfs -o "$0" none "$1" && "$2" -c "$3" "$1"; ls -A "$1"'
+    code = "import sys, mnistdist\nclass Running: workers = (0, 1)\n"
+    code += (
+        "try: mnistdist.train(Running(), steps=1, logdir=sys.argv[1] + '/log')\nexcept OSError as error: print(error)"
+    )
+    done = subprocess.run([*unshare, script, options, tmp_path, sys.executable, code], capture_output=True, text=True)
+    if "unshare" in done.stderr or "mount" in done.stderr:
+        pytest.skip("mounting a small disk needs user namespaces, which this system does not allow")
+    why = {"ro": "Read-only file system", "nr_inodes=1": "No space left on device"}[options]
+    assert done.stdout == f"logdir: no checkpoints can be kept in {tmp_path}/log: {why}\n"
+
+
+def test_a_set_that_leaves_nothing_to_train_on_is_refused(tmp_path, capsys):
+    """Of the training files, the first 5000 examples are the validation set."""
+    for count in (12, 5000):
+        folder = write(tmp_path / str(count), small_set(train=count))
+        assert distributed.main(["--job_name=worker", "--task_index=0", f"--data_dir={folder}"]) == 1
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert err.startswith("mnistdist.distributed: error: --data_dir: ")
+        with pytest.raises(ValueError, match=r"validation_size: expected 0 to 12|has no training examples beyond"):
+            train(Running(), steps=1, data=folder)
 
 
 @pytest.mark.parametrize(

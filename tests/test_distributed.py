@@ -1,21 +1,24 @@
 """The program and its launcher, from the command line: every process in a private network of the test's own."""
 
 import io
+import itertools
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
 import pytest
 from helpers import alive, wait_until
 
-from mnistdist import devices
+from mnistdist import devices, distributed
 from mnistdist import launch as launch_module
-from mnistdist.flags import FLAGS
+from mnistdist.flags import FLAGS, MAY_DIFFER, UsageError, check, parse, shared
 from mnistdist.network import private_network_available
 
 PS, WORKERS = "127.0.0.1:2222", "127.0.0.1:2223,127.0.0.1:2224"
@@ -33,6 +36,7 @@ def test_help_and_version_know_every_flag():
     status, said, _, _ = run("--help")
     assert status == 0
     assert all(f"--{name}" in said for _, name, _, _ in FLAGS)
+    assert "These may differ between the tasks of a training: --job_name, --task_index, --data_dir, --num_gpus," in said
     assert run("--version")[1].startswith("mnistdist ")
 
 
@@ -149,6 +153,100 @@ def test_a_ps_to_which_no_worker_comes_says_so_and_ends(start):
     assert statuses == [1]
     assert "no worker has come within 2 s" in errors[0]
     assert "Traceback" not in errors[0]
+
+
+OTHER = {  # a flag of worker 1, and what is said of it beside worker 0's
+    "--sync_replicas": "--sync_replicas is True here and False there, --replicas_to_aggregate is 2 here and not given",
+    "--design=listing": "--design is listing here and fast there",
+    "--batch_size=50": "--batch_size is 50 here and 100 there",
+    "--hidden_units=7": "--hidden_units is 7 here and 100 there",
+    "--learning_rate=0.1": "--learning_rate is 0.1 here and 0.01 there",
+    "--train_steps=7": "--train_steps is 7 here and 200 there",
+    "--seed=1": "--seed is 1 here and not given there",
+    "--save_steps=7": "--save_steps is 7 here and 1000 there",
+    "--logdir=nowhere": "--logdir is nowhere here and not given there",
+    "--ps_hosts=127.0.0.1:2222,127.0.0.1:2230": f"--ps_hosts is {PS},127.0.0.1:2230 here and {PS} there",
+    "--worker_hosts=127.0.0.1:2223,127.0.0.1:2224,127.0.0.1:2225": f"2224,127.0.0.1:2225 here and {WORKERS} there",
+}
+
+
+@pytest.mark.parametrize("flag", ["--sync_replicas", "--batch_size=50", "--ps_hosts=127.0.0.1:2222,127.0.0.1:2230"])
+def test_a_worker_with_another_flag_is_refused_and_the_others_train(start, tmp_path, flag):
+    """At once, and before it waits for a ps that worker 0 has not heard of."""
+    common = ["--train_steps=200", f"--data_dir={tmp_path}/data", "--ps_linger=3"]
+    statuses, outputs, errors = start(
+        task("ps", 0, "--ps_linger=3"),
+        task("worker", 0, *common),
+        task("worker", 1, *common, "--log_every=7", "--wait_timeout=50", flag),
+    )
+    assert statuses == [0, 0, 1], errors
+    assert errors[2].count("\n") == 1
+    assert f"worker 0 has other flags: {OTHER[flag]}" in errors[2]
+    assert outputs[2].splitlines() == ["job name = worker", "task index = 1"]
+
+
+def test_a_ps_with_other_workers_is_refused(start, tmp_path):
+    """It would end when its own two have finished, in the middle of the third one's training."""
+    more = f"--worker_hosts={WORKERS},127.0.0.1:2225"
+    flags = [more, f"--data_dir={tmp_path}/data", "--wait_timeout=8"]
+    statuses, _, errors = start(task("ps", 0), task("worker", 0, *flags))
+    assert statuses == [1, 1]
+    assert errors[0].count("\n") == 1
+    assert f"worker 0 has other flags: --worker_hosts is {WORKERS} here and {WORKERS},127.0.0.1:2225 there" in errors[0]
+    assert "ps:0 at 127.0.0.1:2222" in errors[1]
+
+
+def test_worker_0_that_does_not_come_is_named(start):
+    statuses, outputs, errors = start(task("ps", 0, "--ps_linger=1"), task("worker", 1, "--wait_timeout=12"))
+    assert statuses == [1, 1]
+    assert "worker 0 did not come within 12 s: is it running, with the same addresses?" in errors[1]
+    assert "Worker 1: waiting for worker:0 at 127.0.0.1:2223" in outputs[1]
+    assert "every worker has been silent for 1 s (--ps_linger), and none has finished" in errors[0]
+
+
+def flags_of(*more, job="worker", index=1):
+    flags = parse([f"--job_name={job}", f"--task_index={index}", *more])
+    hosts = flags["ps_hosts"].present and flags["worker_hosts"].present
+    return flags, check(flags if hosts else parse([*task(job, index), *more]))
+
+
+def compared(here, there=("--train_steps=200",), **options):
+    """What a task that was started with the flags ``here`` says of worker 0's."""
+    (flags, spec), chief = flags_of(*here, **options), shared(*flags_of(*there, index=0))
+    with pytest.raises(UsageError) as caught:
+        distributed._compare(flags, shared(flags, spec), json.loads(json.dumps(chief)))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("flag", OTHER)
+def test_another_flag_is_named_with_both_values(flag):
+    assert OTHER[flag] in compared(["--train_steps=200", flag])
+
+
+def test_every_flag_that_may_not_differ_is_compared():
+    named = re.findall(r"--(\w+)", " ".join(OTHER))
+    unseen = {"version", "help", "download_only", "replicas_to_aggregate"}  # the last is in the line of sync_replicas
+    assert {name for _, name, _, _ in FLAGS} - set(MAY_DIFFER) - unseen == set(named)
+
+
+def test_flags_that_may_differ_do():
+    here = ["--data_dir=a", "--num_gpus=0", "--existing_servers", "--log_every=1", "--wait_timeout=9", "--ps_linger=9"]
+    here += ["--sync_replicas", "--replicas_to_aggregate=2", "--logdir=b", "--worker_hosts=A:1, B:2", "--ps_hosts=C:3"]
+    there = ["--sync_replicas", "--logdir=c", "--worker_hosts=a:1,b:2", "--ps_hosts=c:3"]
+    assert distributed._compare(*_own(here), shared(*flags_of(*there, index=0))) is None
+
+
+def _own(argv):
+    flags, spec = flags_of(*argv)
+    return flags, shared(flags, spec)
+
+
+def test_worker_0_that_comes_back_with_other_flags_is_refused_but_on_servers_that_were_there_before(capsys):
+    said = compared(["--batch_size=7"], ["--batch_size=8"], index=0)
+    assert said.startswith("the training that the ps tasks hold has other flags: --batch_size is 7 here and 8 there; ")
+    flags, spec = flags_of("--batch_size=7", "--existing_servers", index=0)
+    distributed._compare(flags, shared(flags, spec), shared(*flags_of("--batch_size=8", index=0)))
+    assert capsys.readouterr().out.startswith("Worker 0: the last training on these servers had other flags: --batch_")
 
 
 def launch(*flags, **options):
@@ -351,12 +449,94 @@ def test_a_chief_that_is_started_again_to_restore_and_fails_is_noticed(tasks):
     assert (status, len(started)) == (3, 5)
 
 
-def test_a_launcher_that_cannot_write_its_lines_trains_on(tmp_path):
-    """What it is given to say goes nowhere: the tasks are read all the same, and none of them blocks."""
-    with open("/dev/full", "w") as full:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mnistdist.launch", "run", "--train_steps=1500", f"--data_dir={tmp_path}/data"],
-            stdout=full,
-            stderr=subprocess.DEVNULL,
-        )
-        assert process.wait(120) in (0, 120)  # 120 is Python's own word for a stdout that can't be flushed
+PROGRAMS = {
+    "mnistdist.distributed": ["--help", "--version", "--download_only --data_dir={data}"],
+    "mnistdist.launch": ["--help", "--version", "run --help", "run --train_steps=1000000 --data_dir={data}"],
+}
+COMMANDS = [(module, command) for module, commands in PROGRAMS.items() for command in commands]
+
+
+def shell(module, command, redirection, data, unbuffered=""):
+    """Run a program in a shell: (its exit status, what is left on stderr, the other processes that it has left)."""
+    program = f"{sys.executable} -m {module} {command.format(data=data)}"
+    script = f"{program} {redirection}\necho status ${{PIPESTATUS[0]}} >&2"
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=100, env=environment)
+    *said, status = done.stderr.splitlines()
+    left = [process.cmdline() for process in psutil.process_iter() if marked(process, str(data))]
+    return int(status.removeprefix("status ")), said, left
+
+
+def marked(process, word):
+    try:
+        return word in " ".join(process.cmdline())
+    except psutil.Error:  # it has ended
+        return False
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(("module", "command"), COMMANDS)
+def test_a_full_disk_at_standard_output_is_status_1_and_a_line(tmp_path, module, command, unbuffered):
+    """Tasks that would train for nobody are ended."""
+    status, said, left = shell(module, command, "> /dev/full", tmp_path, unbuffered)
+    assert (status, len(said), left) == (1, 1, []), said
+    assert said[0].endswith("error: can't write to standard output: No space left on device")
+
+
+@pytest.mark.parametrize(("module", "command"), COMMANDS)
+def test_a_closed_standard_output_is_status_1_and_a_line(tmp_path, module, command):
+    status, said, left = shell(module, command, ">&-", tmp_path)
+    assert (status, len(said), left) == (1, 1, []), said
+    assert said[0].endswith("error: can't write to standard output: it is closed")
+
+
+@pytest.mark.parametrize(("module", "command"), COMMANDS)
+def test_a_reader_that_goes_away_ends_a_program_quietly(tmp_path, module, command):
+    """As other programs end in `| head`; 141 is what a shell makes of SIGPIPE."""
+    reader = "head -1" if "train_steps" in command else "true"
+    assert shell(module, command, f"| (sleep 0.1; exec {reader} > /dev/null)", tmp_path) in ((141, [], []), (0, [], []))
+    if reader == "head -1":
+        assert shell(module, command, "| head -1 > /dev/null", tmp_path)[0] == 141
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2> /dev/full", "2>&- <&-"])
+def test_nothing_that_takes_errors_is_no_error(tmp_path, redirection):
+    status, _, left = shell("mnistdist.distributed", "--version > /dev/null", redirection, tmp_path)
+    assert (status, left) == (0, [])
+    assert shell("mnistdist.distributed", "--nonsense", redirection, tmp_path)[0] == 1
+    assert shell("mnistdist.launch", "run --nonsense", redirection, tmp_path)[0] == 1
+
+
+def test_a_worker_whose_reader_goes_away_in_the_training_ends(start, tmp_path):
+    """It closes its session on the way; the ps hears nothing more of it and ends too."""
+    flags = [f"--data_dir={tmp_path}/data", "--worker_hosts=127.0.0.1:2223", "--train_steps=1000000", "--log_every=1"]
+    os.mkfifo(tmp_path / "1.out")
+
+    def read():
+        with open(tmp_path / "1.out") as lines:
+            said = "".join(itertools.islice(iter(lines.readline, ""), 8))
+        (tmp_path / "1.out").unlink()
+        (tmp_path / "1.out").write_text(said)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    statuses, outputs, errors = start(task("ps", 0, "--ps_linger=1", flags[1]), task("worker", 0, *flags))
+    reader.join()
+    assert "training step 1 done" in outputs[1]
+    assert statuses == [1, 141]
+    assert errors[1] == ""
+
+
+@pytest.mark.parametrize("steps", [60, 30])
+def test_a_program_whose_training_is_complete_evaluates_and_ends(tmp_path, steps):
+    """And says how many steps the model has seen, not how many were asked for."""
+    flags = ["--workers=1", f"--data_dir={tmp_path}/data", f"--logdir={tmp_path}/log"]
+    outputs = []
+    for number in (60, steps):
+        process = launch(*flags, f"--train_steps={number}")
+        out, err = process.communicate(timeout=120)
+        assert (process.returncode, err) == (0, "")
+        outputs.append(re.findall(r"^\[worker:0\] ((?:After|validation) .*)$", out, re.M))
+    assert len(outputs[0]) == 2
+    assert outputs[0][0].startswith("After 60 training step(s), validation cross entropy = ")
+    assert outputs[0] == outputs[1]

@@ -1,6 +1,7 @@
 """Figures hold the texts and the data they are given, refuse bad input, and show themselves once in a notebook."""
 
 import sys
+import warnings
 from types import SimpleNamespace
 
 import nbformat
@@ -304,10 +305,29 @@ def test_bars_need_values(groups):
 def test_frames_that_cannot_be_drawn(draw):
     with pytest.raises(ValueError, match="expected at least one frame"):
         draw({})
-    with pytest.raises(ValueError, match="async has no rows"):
-        draw({"async": run().head(0)})
     with pytest.raises(ValueError, match="no column"):
         draw(run()[["worker"]])
+
+
+@pytest.mark.parametrize("draw", [plots.loss_curves, plots.timeline, plots.staleness_histogram])
+def test_a_frame_without_rows_gives_axes_with_labels_and_no_curve(draw):
+    """Of a training that was complete before it began; beside another run's, that one is drawn as ever."""
+    empty = to_frame([])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure, both = draw(empty), draw({"before": run(), "after": empty})
+        labels = set(texts(figure))
+        assert figure._repr_mimebundle_()[0]["image/png"].startswith("iVBOR")
+        both.draw_without_rendering()
+    assert any(word in " ".join(labels) for word in ("seconds", "staleness"))
+    assert not any(axes.lines or axes.patches or axes.collections for axes in figure.axes)
+    drawn = [bool(axes.lines or axes.patches or axes.collections) for axes in both.axes]
+    assert drawn == ([True, True] if draw is plots.loss_curves else [True, False])
+
+
+def test_a_worker_that_made_no_step_has_no_row():
+    frame = run()
+    assert "worker:1" not in texts(plots.timeline(frame[frame["worker"] == 0]))
 
 
 def test_synchronous_runs_have_no_staleness_to_draw():

@@ -89,9 +89,13 @@ def test_loss_curve_follows_steps_or_seconds():
     assert by_time["smooth"].tolist() == pytest.approx([50.0, 40.0, 40.0, 30.0, 76 / 3, 46 / 3])
 
 
-def test_no_records():
-    with pytest.raises(ValueError, match="no step records"):
-        to_frame([])
+@pytest.mark.parametrize("sync", [False, True])
+def test_no_records_make_a_frame_of_the_same_kind_without_rows(sync):
+    frame, full = to_frame([], sync=sync), to_frame(ASYNC, sync=sync)
+    assert len(frame) == 0
+    assert frame.dtypes.to_dict() == full.dtypes.to_dict()
+    assert pd.concat([frame, full])["staleness"].dtype == "Int64"
+    assert repr(frame).startswith("Empty DataFrame")
 
 
 def test_mixed_clocks_are_refused():

@@ -138,7 +138,7 @@ def test_a_saved_model_is_restored_in_a_single_process(cluster, tmp_path):
 )
 def test_bad_arguments_are_refused_before_anything_runs(cluster, arguments, message):
     before = [task.pid for task in cluster.tasks]
-    with pytest.raises((ValueError, OSError), match=message):
+    with pytest.raises((ValueError, TypeError, OSError), match=message):
         train(cluster, **arguments)
     assert [task.pid for task in cluster.tasks] == before
 
@@ -294,6 +294,44 @@ def test_servers_made_by_hand_are_used_if_they_are_the_tasks_own():
         bare.all.execute("task_index, cluster_spec = 0, None")
         run = train(bare, steps=60, sync=True)
         assert [result.task_index for result in run.results] == [0, 1]
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_a_training_that_was_complete_gives_its_model_and_no_steps(cluster, tmp_path, sync):
+    before = train(cluster, steps=40, seed=1, sync=sync, logdir=tmp_path)
+    run = train(cluster, steps=40, seed=1, sync=sync, logdir=tmp_path)
+    assert run.global_step == before.global_step
+    assert run.test == before.test and run.validation == before.validation
+    assert len(run.steps) == 0
+    assert run.steps.dtypes.to_dict() == before.steps.dtypes.to_dict()
+    assert [result.global_step for result in run.results] == [run.global_step] * 2
+    figures = [run.plot_loss(), run.plot_timeline(), run.plot_staleness()]
+    assert not any(axes.lines or axes.patches or axes.collections for figure in figures for axes in figure.axes)
+    assert (run.predictions == before.predictions).all()
+    assert run.save(tmp_path / "model.npz").exists()
+
+
+def test_sets_that_are_empty_or_not_there_are_not_evaluated(cluster):
+    mnist = read_data_sets(one_hot=True, validation_size=0)
+    run = train(cluster, steps=20, data=Datasets(mnist.train, mnist.validation, None), seed=np.uint8(7))
+    assert (run.validation, run.test) == (None, None)
+    with pytest.raises(ValueError, match="no predictions: the training had no test set"):
+        run.predictions  # noqa: B018
+
+
+def test_the_steps_of_one_run_may_draw_more_examples_than_a_batch_may_have(cluster):
+    def tiny():
+        import tensorflow.compat.v1 as tf
+
+        from mnistdist import Graph
+
+        x, y_ = tf.placeholder(tf.float32, [None, 2]), tf.placeholder(tf.float32, [None, 2])
+        y = tf.nn.softmax(tf.matmul(x, tf.get_variable("w", [2, 2])))
+        return Graph(x, y_, y, tf.reduce_mean(tf.square(y - y_)), tf.reduce_mean(y))
+
+    part = DataSet(np.zeros((100_000, 2), np.float32), np.ones((100_000, 2), np.float32))
+    options = {"build_graph": tiny, "data": Datasets(part, None, None), "design": "fast"}
+    assert train(cluster, steps=200, batch_size=100_000, **options).global_step >= 200
 
 
 def test_what_a_graph_raises_is_the_failure_of_its_worker(cluster):

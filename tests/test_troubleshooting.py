@@ -8,11 +8,26 @@ import threading
 from types import SimpleNamespace
 
 import nbformat
+import numpy as np
 import pytest
 from book_rules import ROOT, code_cells, compared, is_checked
+from idx_sets import small_set, write
 from page_rules import headings
 
-from mnistdist import Cluster, devices, distributed, errors, launch, network, presence
+from mnistdist import (
+    Cluster,
+    DataSet,
+    Datasets,
+    Run,
+    devices,
+    distributed,
+    errors,
+    launch,
+    network,
+    presence,
+    results,
+    train,
+)
 from mnistdist.flags import UsageError, check, parse
 from mnistdist.idx import read_idx
 
@@ -20,7 +35,7 @@ PAGE = (ROOT / "book" / "troubleshooting.md").read_text(encoding="utf-8")
 MESSAGES = [title for level, title in headings(PAGE) if level == 3]
 OURS = ("UsageError", "TaskFailed", "TaskLost", "ClusterStartError", "TimeoutError", "ConnectionError", "OSError")
 MODULES = ("flags", "sessions", "checkpoints", "presence", "distributed", "cluster", "launch", "network")
-MODULES += ("between_graph", "training", "shared_model")
+MODULES += ("between_graph", "training", "shared_model", "_check")
 NOT_ON_THE_PAGE = {
     "engines ": "two engines have changed places: nothing that a user does brings it about",
     "still alive 10 s after SIGKILL": "a process that the kernel holds: there is no way to provoke it",
@@ -120,6 +135,50 @@ def explained(name, sync=False, up=True, merging=False):
             return str(explain(getattr(tf.errors, name)(None, None, "why"), spec, lambda: None, sync, merging))
 
     return produce
+
+
+def late_chief(monkeypatch, **_):
+    line = SimpleNamespace(open=lambda _: None, start=lambda: None, find_notice=lambda: None, end=lambda well: None)
+    monkeypatch.setattr(presence, "_Line", lambda *_: line)
+    with pytest.raises(TimeoutError) as caught:
+        presence.Presence("", {"ps": ["p:1"], "worker": ["v:1", "w:1"]}, 1, timeout=0.1).compare({}, None)
+    return str(caught.value)
+
+
+def closed_output(monkeypatch, capsys, **_):
+    monkeypatch.setattr("sys.stdout", None)
+    assert distributed.main(["--help"]) == 1
+    return capsys.readouterr().err
+
+
+def all_for_validation(monkeypatch, capsys, tmp_path):
+    folder = write(tmp_path, small_set(train=5000))
+    return program(monkeypatch, capsys, "--job_name=worker", f"--data_dir={folder}")
+
+
+def narrow_set():
+    part = DataSet(np.zeros((2, 700), np.uint8), np.eye(10, dtype=np.float32)[:2])
+    return Datasets(part, part, part)
+
+
+def training(name, make):
+    """What ``train`` says of an argument, before it starts anything."""
+
+    def produce(**_):
+        class Running:
+            workers = (0, 1)
+
+        with pytest.raises((TypeError, ValueError)) as caught:
+            train(Running(), steps=3, **{name: make()})
+        return str(caught.value)
+
+    return produce
+
+
+def no_predictions(**_):
+    with pytest.raises(ValueError) as caught:
+        Run(sync=False, results=[], model=results.SharedModel(1, {}, None, None, None)).predictions  # noqa: B018
+    return str(caught.value)
 
 
 def other_cluster(**_):
@@ -264,6 +323,7 @@ DIRECT = {
     "… at … did not answer within … s (…)": no_answer,
     "…: is it running, and is its address in --ps_hosts right?": missing_ps,
     "no session within … s: does a TensorFlow server of this very cluster answer as … at …?": no_session,
+    "worker 0 did not come within … s: is it running, with the same addresses?": late_chief,
     "no session: does a TensorFlow server of this very cluster answer as … at …? (…)": other_cluster,
     "no session within … s. Every ps answers now: was one stopped, or overloaded, for a while?": slow_session,
     "no worker has come within … s: are they running, with the same addresses?": no_word,
@@ -288,6 +348,13 @@ DIRECT = {
         "--job_name=ps", "--task_index=0", "--existing_servers"
     ),
     "expected flags only, --name=value; got …": worker("h:2"),
+    "--… takes no value: write --…, or --…=false": worker("--nosync_replicas=true"),
+    "can't write to standard output: …": closed_output,
+    "--data_dir: …: all … training examples are the validation set, and none is left to train on": all_for_validation,
+    "data.…: expected images of … pixels and … classes, as … them; got … and …": training("data", narrow_set),
+    "…: it can't be sent to the workers: …": training("on_step", lambda: threading.Lock().acquire),
+    "local_steps=…: expected at most steps=…: a push stands for as many": training("local_steps", lambda: 200),
+    "no predictions: the training had no test set; give train() data with one": no_predictions,
     "Unknown command line flag …": worker("--nonsense=1"),
     "--… is what `mnistdist run` gives each task: use --ps, --workers and --network": of_launcher("--job_name=ps"),
     "not every task came up: … of … tasks were ready (limit … s)": start_error,
@@ -400,6 +467,14 @@ IN_TESTS = {
         "TimeoutError: a step was not done in time. ps:0 at",
     ),
     "… ended with …, and the ps before it: the training is over": ("test_distributed", "and the ps before it"),
+    "worker 0 has other flags: …; start all tasks with the same (see --help)": (
+        "test_distributed",
+        "worker 0 has other flags: ",
+    ),
+    "the training that the ps tasks hold has other flags: …; go on with the same, or end the ps tasks to begin anew": (
+        "test_distributed",
+        "the training that the ps tasks hold has other flags: ",
+    ),
     "… has been stopped for … s, as SIGSTOP does it: it is ended": ("test_distributed", "has been stopped for 1 s"),
     "… ended with …: the other tasks are ended": ("test_distributed", "ended with SIGKILL: the other tasks are ended"),
     "… ended with …: started again": ("test_distributed", "ended with SIGKILL: started again"),

@@ -1,0 +1,98 @@
+"""What the numbers of a training may be, whether they come as flags of the program or as arguments of a function.
+
+A value of a wrong type is a ``TypeError``, a wrong value a ``ValueError``, and the message is one line. NumPy's scalars
+are as good as Python's numbers, and so are its arrays without dimensions; what is returned is Python's.
+"""
+
+import decimal
+import numbers
+import operator
+import os
+import tempfile
+
+# The least and the most that each may be. At the most, the first layer's weights still fit into one message of gRPC
+# (2 GB), a batch into memory, a count into TensorFlow's int64, and a graph with that many steps into minutes.
+COUNTS = {
+    "steps": (1, 2**62),
+    "train_steps": (1, 2**62),
+    "save_steps": (1, 2**62),
+    "log_every": (1, 2**62),
+    "hidden_units": (1, 500_000),
+    "batch_size": (1, 1_000_000),
+    "replicas_to_aggregate": (1, 1_000_000),
+    "num_gpus": (0, 1_000_000),
+    "local_steps": (1, 1000),
+    "steps_per_run": (1, 1000),
+    "restarts": (0, 2**62),
+    "seed": (0, None),
+}
+_SECONDS = (1e-3, 1e7)  # TensorFlow counts them in thousandths, the system's calls in 32 bits
+NUMBERS = dict.fromkeys(("timeout", "step_timeout", "wait_timeout", "ps_linger"), _SECONDS)
+NUMBERS["learning_rate"] = (1e-30, 1e30)  # a float32
+
+
+def integer(name, value, wanted="an int"):
+    """An integer, as an int."""
+    try:
+        return operator.index(None if isinstance(value, bool) else value)
+    except TypeError:
+        raise TypeError(f"{name}: expected {wanted}, got {got(value)}") from None
+
+
+def count(name, value, bounds=None, *, kind="an int of ", optional=False):
+    """An integer within ``bounds``, which are ``(least, most)`` and by default those of ``COUNTS[name]``, as an int.
+
+    None is returned as it is if the value is ``optional``.
+    """
+    if optional and value is None:
+        return None
+    least, most = bounds or COUNTS[name]
+    number = integer(name, value, f"{kind}{least} or more")
+    if number < least:
+        raise ValueError(f"{name}: expected {kind}{least} or more, got {got(value)}")
+    if most is not None and number > most:
+        raise ValueError(f"{name}: expected {kind}{most} or less, got {got(value)}")
+    return number
+
+
+def number(name, value, bounds=None, *, optional=False):
+    """A real number within ``bounds``, by default those of ``NUMBERS[name]``, as a float; None as for a count."""
+    if optional and value is None:
+        return None
+    least, most = bounds or NUMBERS[name]
+    wanted = f"{name}: expected a number from {least:g} to {most:g}, got {got(value)}"
+    scalar = value[()] if getattr(value, "ndim", None) == 0 else value
+    if isinstance(scalar, bool) or not isinstance(scalar, (numbers.Real, decimal.Decimal)):
+        raise TypeError(wanted)
+    try:
+        if least <= (converted := float(scalar)) <= most:
+            return converted
+    except (OverflowError, ValueError):  # an int of 400 digits, a Decimal that is no number
+        pass
+    raise ValueError(wanted)
+
+
+def truth(name, value):
+    """Python's True or False, or NumPy's, as Python's."""
+    if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
+        raise TypeError(f"{name}: expected True or False, got {got(value)}")
+    return bool(value)
+
+
+def got(value):
+    """A value in the words of a message: on one line, and not too long."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # an int of 5000 digits, say
+        return f"something of the type {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def writable_folder(path):
+    """Make the folder if it is not there, and write to it; ``OSError`` if that can't be done. Nothing else is left."""
+    try:
+        os.makedirs(path, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        raise OSError(f"no checkpoints can be kept in {path}: {error.strerror}") from None

@@ -1,0 +1,73 @@
+"""What a program says on its standard output, and how it ends when that can't be written any more."""
+
+import contextlib
+import io
+import os
+import sys
+
+_READER_GONE = 141  # what a shell reports of a program that SIGPIPE has ended
+
+
+class OutputLost(Exception):
+    """Standard output can't be written; ``status`` is the exit status for it."""
+
+    def __init__(self, error):
+        reason = getattr(error, "strerror", None) or error
+        super().__init__(f"can't write to standard output: {reason}")
+        self.status = _READER_GONE if isinstance(error, BrokenPipeError) else 1
+
+
+@contextlib.contextmanager
+def _writing():
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: somebody has closed it
+        raise OutputLost(error) from None
+
+
+def say(line, end="\n"):
+    """Print a line at once; raises :class:`OutputLost` if that is not possible."""
+    with _writing():
+        print(line, end=end, flush=True)
+
+
+def complain(line, end="\n"):
+    """Print a line to standard error, if that takes one."""
+    try:
+        print(line, end=end, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        _drop(sys.stderr)
+
+
+def _drop(stream):
+    """Send the rest to nowhere: Python would write it once more at its end, and complain."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def guarded(name, main):
+    """The exit status of the program ``main()``; 1, with a line on standard error, if its output was lost.
+
+    If the reader of the output has gone, as after ``| head``, nothing is said, and the status is 141.
+    """
+    # The next file that is opened would otherwise take the number of a stream that was closed, and get its output.
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    try:
+        if sys.stdout is None:
+            raise OutputLost("it is closed")
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # a path may be no UTF-8
+        try:
+            return main()
+        finally:
+            with _writing():
+                sys.stdout.flush()
+    except OutputLost as error:
+        if sys.stdout is not None:
+            _drop(sys.stdout)
+        if error.status != _READER_GONE:
+            complain(f"{name}: error: {error}")
+        return error.status

@@ -15,11 +15,11 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import time
 
 from mnistdist import __version__
 from mnistdist.flags import UsageError, check, describe, parse
+from mnistdist.logdir import prepare
 from mnistdist.network import parse_address, port_in_use, wait_for_address
 
 # A proxy that is set for the web would catch the tasks' gRPC connections too, and hang them.
@@ -85,8 +85,8 @@ def _serve(flags, spec):
 def _work(flags, spec):
     """Be a worker: train, evaluate, and tell what the text's program tells."""
     started = time.monotonic()
-    if flags.logdir is not None:
-        _prepare_logdir(flags)
+    if flags.logdir is not None and flags.task_index == 0:
+        prepare(flags.logdir, "--logdir")
     data = _read_data(flags)
     _introduce(flags)
     index = flags.task_index
@@ -159,16 +159,6 @@ def _read_data(flags):
         return read_data_sets(flags.data_dir, one_hot=True, seed=seed)
     except (DataError, OSError) as error:
         raise UsageError(f"--data_dir: {error}") from None
-
-
-def _prepare_logdir(flags):
-    if flags.task_index == 0:
-        try:
-            os.makedirs(flags.logdir, exist_ok=True)
-            with tempfile.TemporaryFile(dir=flags.logdir) as file:
-                file.write(bytes(4096))
-        except OSError as error:
-            raise UsageError(f"--logdir: no checkpoints can be kept in {flags.logdir}: {error.strerror}") from None
 
 
 def _start_server(flags, spec):

@@ -3,12 +3,15 @@
 import contextlib
 import itertools
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
 
 from mnistdist.datasets import DataSet, Datasets, read_data_sets
 from mnistdist.errors import TaskLost
+from mnistdist.idx import can_name_a_file
+from mnistdist.logdir import prepare
 from mnistdist.on_workers import on_workers
 from mnistdist.results import Run
 
@@ -67,8 +70,11 @@ def train(
         steps_per_run: Fast design: how many steps, each with its own pull and push, one run of the session makes.
             None for 16, or 1 if there is an ``on_step``, which is called between runs. With local steps, a run makes as
             many pushes as come to so many steps; None for 40.
-        logdir: Folder in which worker 0 keeps checkpoints, and from the last of which training goes on; None for none.
-        save_steps: Global steps from one checkpoint to the next.
+        logdir: Folder in which worker 0 keeps checkpoints, and from the last whole one of which training goes on; None
+            for none. The appendix "Checkpoints" says what may be done with such a folder, and what is refused.
+        save_steps: About how many global steps there are from one checkpoint to the next. What is lost with a ps is
+            what was done after the last complete checkpoint began: as a rule at most so many steps, and more where the
+            others make many while worker 0 is writing one, as on a busy machine.
         restarts: How many times, in all, a task that has ended is started again and the training goes on. Steps that a
             worker had recorded end with it. A ps takes the variables with it: that needs a ``logdir``.
 
@@ -77,6 +83,7 @@ def train(
 
     Raises:
         ValueError, TypeError: for an argument out of range or of another type; nothing has been started then.
+        OSError: if no checkpoints can be kept in the ``logdir``, or another training is using it; likewise.
         TaskFailed: if a task ends or raises. It, and an interrupt, leave the cluster restarted: fresh and usable.
 
     Example::
@@ -105,10 +112,10 @@ def train(
     if isinstance(restarts, bool) or not isinstance(restarts, (int, np.integer)) or restarts < 0:
         raise ValueError(f"restarts: expected an int of 0 or more, got {restarts!r}")
     if logdir is not None:
-        if not isinstance(logdir, (str, os.PathLike)):
+        if not isinstance(logdir, (str, os.PathLike)) or not (str(logdir) and can_name_a_file(str(logdir))):
             raise ValueError(f"logdir: expected a folder's path or None, got {logdir!r}")
         logdir = str(Path(logdir).resolve())
-        os.makedirs(logdir, exist_ok=True)
+        prepare(logdir)
     if isinstance(data, (str, os.PathLike)):
         read_data_sets(data, one_hot=True)  # complains here of what is wrong with it, and fills it when it is empty
         data = str(Path(os.path.expanduser(data)).resolve())
@@ -125,12 +132,15 @@ def train(
     try:
         watch = {"steps": int(steps), "restarts": restarts, "restores": logdir is not None}
         results = on_workers(cluster, _train, range(workers), arguments, step_timeout, **watch)
+        results, warned = zip(*results, strict=True)
         (shared,) = on_workers(cluster, _finish, [0], (data, seed, replica_options), step_timeout)
     except BaseException:
         if cluster.alive and cluster.status in ("running", "failed"):
             cluster.restart()  # the other workers may be in the middle of a step, which nothing interrupts
         raise
-    return Run(sync=sync, results=results, model=shared, local_steps=local_steps)
+    for line in itertools.chain(*warned):
+        warnings.warn(line, stacklevel=2)
+    return Run(sync=sync, results=list(results), model=shared, local_steps=local_steps)
 
 
 def _check_options(sync, learning_rate, optimizer, build_graph, data, seed, on_step, step_timeout):
@@ -185,9 +195,10 @@ def _train(sent):
         if users_on_step is not None:
             users_on_step(record)
 
-    data = _load(data, seed, index)
+    data, warned = _load(data, seed, index), []
+    run_options |= {"on_step": on_step, "warn": warned.append}
     try:
-        return run_worker(target, spec, index, data=data, on_step=on_step, **run_options, **replica_options)
+        return run_worker(target, spec, index, data=data, **run_options, **replica_options), warned
     except (TimeoutError, TaskLost) as error:
         # They say all that there is to say; IPython takes a second, and several on a busy machine, to format the way
         # that they have come through TensorFlow, and the client waits for that.

@@ -14,7 +14,7 @@ from mnistdist.outages import gist
 NAME = "model.ckpt"
 KEPT = 3
 # The files of a checkpoint that is complete, and what is there only while one is written.
-_FILE = re.compile(rf"{re.escape(NAME)}-(0|[1-9][0-9]*)\.(index|meta|data-[0-9]{{5}}-of-[0-9]{{5}})")
+_FILE = re.compile(rf"{re.escape(NAME)}-(0|[1-9][0-9]*)\.(index|data-[0-9]{{5}}-of-[0-9]{{5}})")
 _HALF = re.compile(rf"{re.escape(NAME)}(?:-([0-9]+)\.half\..*|.*\.tempstate[0-9]*)|checkpoint\.tmp.*")
 # What these mean is that a task has gone or is slow, not that the folder can't be written.
 _NOT_OURS = (
@@ -100,11 +100,10 @@ class Checkpoints:
     def save_when_due(self, step):
         """Write a checkpoint when nearly ``every`` steps have been made since the last; called after a run of steps.
 
-        It begins earlier by what others made while the last one was written, or they would come on top; at least by a
-        tenth of ``every``, for the rest of a run, and at most by half, or the chief would do nothing else.
+        It begins earlier by as many steps as others made while the last one was written, which would come on top; at
+        least by a tenth of ``every``, for the rest of a run.
         """
-        early = min(max(self._every // 10, self._meanwhile), self._every // 2)
-        if step - self._saved >= self._every - early:
+        if step - self._saved >= self._every - max(self._every // 10, self._meanwhile):
             self.save(step)
             self._meanwhile = int(timed_run(self._session, self._replica.global_step, self._timeout)) - step
 
@@ -161,7 +160,7 @@ class Checkpoints:
         return found
 
     def _remove(self, step):
-        self._delete(self._files().get(step, ()))
+        self._delete([*self._files().get(step, ()), f"{NAME}-{step}.meta"])  # which a Saver of the reader's may write
 
     def _delete(self, names):
         for name in names:
@@ -184,8 +183,8 @@ class Checkpoints:
                 return f"it has no {name}"
             dtype, (kept_shape, kept_dtype) = variable.dtype.base_dtype, shapes[name]
             if dtype != kept_dtype or not tf.TensorShape(shape).is_compatible_with(kept_shape):
-                kept = f"{kept_dtype.name} of shape {kept_shape}"
-                return f"its {name} is {kept}, here it is {dtype.name} of shape {list(tf.TensorShape(shape))}"
+                kept = f"{kept_dtype.name} of shape {tuple(kept_shape)}"
+                return f"its {name} is {kept}, here it is {dtype.name} of shape {tf.TensorShape(shape)}"
         return None
 
 

@@ -272,7 +272,8 @@ def cut(path):
 
 
 def flip(path):
-    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    *most, last = path.read_bytes()
+    path.write_bytes(bytes([*most, last ^ 1]))
 
 
 def empty(path):

@@ -48,7 +48,8 @@ class Checkpoints:
         self.folder = os.path.abspath(folder)  # TensorFlow takes a name with :// in it as an address elsewhere
         os.makedirs(self.folder, exist_ok=True)
         self._replica, self._every, self._timeout, self._warn = replica, every, timeout, warn
-        self._session, self._saved, self._meanwhile, self._damaged = None, 0, 0, set()
+        self._session, self._saved, self._damaged = None, 0, set()
+        self._meanwhile = every // 10  # steps that others make while one is written: a guess, until one is
         with replica.graph.as_default():
             self._variables = tf.global_variables()
             # Of this Saver only the ops are used: its methods take paths as patterns, and may delete what others match.
@@ -100,10 +101,10 @@ class Checkpoints:
     def save_when_due(self, step):
         """Write a checkpoint when nearly ``every`` steps have been made since the last; called after a run of steps.
 
-        It begins earlier by as many steps as others made while the last one was written, which would come on top; at
-        least by a tenth of ``every``, for the rest of a run.
+        It begins earlier by as many steps as others made while the last one was written, which would come on top, and
+        by a tenth of ``every``, for what is left of a run, and since the next one may take longer.
         """
-        if step - self._saved >= self._every - max(self._every // 10, self._meanwhile):
+        if step - self._saved >= self._every - self._every // 10 - self._meanwhile:
             self.save(step)
             self._meanwhile = int(timed_run(self._session, self._replica.global_step, self._timeout)) - step
 

@@ -13,6 +13,8 @@ import warnings
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+import test_checkpoints
+from book_rules import ROOT
 from test_checkpoints import contents, flip, names
 
 from mnistdist import Cluster, DataSet, Datasets, Graph, TaskFailed, logdir, train, training
@@ -82,7 +84,13 @@ def test_other_workers_batches_seeds_and_designs_go_on_or_are_refused(cluster, t
             train(other, steps=99, logdir=tmp_path / "fast", design="fast")
     assert contents(tmp_path / "fast") == before
     with Cluster(ps=1, workers=1) as other:
-        assert first_step(train(other, steps=99, batch_size=7, logdir=tmp_path / "fast", design="fast")) >= 60
+        here = {"logdir": tmp_path / "fast", "design": "fast", "batch_size": 7}
+        assert first_step(train(other, steps=99, **here)) >= 60
+        plain = {"optimizer": tf.train.GradientDescentOptimizer, "learning_rate": 1e-4}
+        assert first_step(train(other, steps=120, local_steps=2, **here)) >= 99
+        assert first_step(train(other, steps=130, **plain, **here)) >= 120
+        with pytest.raises(TaskFailed, match=of_another + " has no (beta1_power|parameters_0/Adam)"):
+            train(other, steps=140, **here)
 
 
 def ordered(*names):
@@ -106,7 +114,7 @@ BACKWARDS = ordered("sm_b", "sm_w", "hid_b", "hid_w")
 SWAPPED = ordered("hid_w", "sm_b", "sm_w", "hid_b")
 
 
-@pytest.mark.parametrize("first", [TEXTS, SWAPPED])
+@pytest.mark.parametrize("first", [TEXTS, SWAPPED], ids=["texts", "swapped"])
 def test_the_same_variables_in_another_order_are_never_mixed_up(cluster, tmp_path, first):
     """In the text's order the vector has the name that it has always had, so older checkpoints of it go on."""
     vector, by_name = ({"design": design, "seed": 1, "logdir": tmp_path / design} for design in ("fast", "listing"))
@@ -414,3 +422,41 @@ def test_the_program_goes_on_in_a_folder_that_was_renamed_and_refuses_what_is_no
     assert (status, said.count("\n")) == (1, 1)
     assert re.search(rf"error: .*is in use by another training \(process {os.getpid()} on", said)
     assert contents(moved) == before
+
+
+# ------------------------------------------------------------------------------- the page
+
+HELD_BY = {
+    "train again": "test_a_training_goes_on_from_its_checkpoint",
+    "copy it": "test_a_copy_goes_on_by_itself_and_so_does_a_renamed_folder",
+    "move or rename it": "test_a_copy_goes_on_by_itself_and_so_does_a_renamed_folder",
+    "name it as you like": "test_a_name_that_is_a_pattern_is_a_name",
+    "put it into another `logdir`": "test_a_folder_may_be_moved_copied_and_linked",
+    "keep files of your own there": "test_files_of_others_count_for_nothing_and_stay",
+    "put a checkpoint of your own `tf.train.Saver` there": (
+        "test_a_checkpoint_of_the_readers_own_saver_is_restored_and_kept_as_long_as_others"
+    ),
+    "lose or damage the file `checkpoint`": "test_the_list_of_checkpoints_may_be_lost_cut_or_of_another_folder",
+    "lose or damage the newest checkpoint": "test_a_damaged_checkpoint_is_passed_over_and_told",
+    "damage all of them": "test_where_no_checkpoint_is_whole_the_training_is_refused",
+    "other workers, `batch_size`, `seed` or `sync`": (
+        "test_other_workers_batches_seeds_and_designs_go_on_or_are_refused"
+    ),
+    "the same `seed`": "test_each_part_of_a_training_draws_batches_of_its_own_and_the_first_as_ever",
+    "another number of ps": "test_other_workers_batches_seeds_and_designs_go_on_or_are_refused",
+    "another `design`": "test_other_workers_batches_seeds_and_designs_go_on_or_are_refused",
+    "another model, or other `hidden_units`": (
+        "test_the_program_goes_on_in_a_folder_that_was_renamed_and_refuses_what_is_not_its_own"
+    ),
+    "the same variables, made in another order": "test_the_same_variables_in_another_order_are_never_mixed_up",
+    "another optimizer": "test_other_workers_batches_seeds_and_designs_go_on_or_are_refused",
+    "a second training at the same time": "test_a_second_training_is_refused_before_anything_starts",
+    "a folder that can't be written": "test_a_folder_that_can_not_be_made_is_named_before_anything_starts",
+}
+
+
+def test_each_row_of_the_page_is_held_by_a_test():
+    page = (ROOT / "book" / "checkpoints.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("|")]
+    assert [row for row in rows if not row.startswith(("with the ", "---"))] == list(HELD_BY)
+    assert all(name in globals() or hasattr(test_checkpoints, name) for name in HELD_BY.values())

@@ -7,8 +7,6 @@ are as good as Python's numbers, and so are its arrays without dimensions; what 
 import decimal
 import numbers
 import operator
-import os
-import tempfile
 
 # The least and the most that each may be. At the most, the first layer's weights still fit into one message of gRPC
 # (2 GB), a batch into memory, a count into TensorFlow's int64, and a graph with that many steps into minutes.
@@ -86,13 +84,3 @@ def got(value):
     except Exception:  # an int of 5000 digits, say
         return f"something of the type {type(value).__name__}"
     return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-def writable_folder(path):
-    """Make the folder if it is not there, and write to it; ``OSError`` if that can't be done. Nothing else is left."""
-    try:
-        os.makedirs(path, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path) as file:
-            file.write(bytes(4096))
-    except OSError as error:
-        raise OSError(f"no checkpoints can be kept in {path}: {error.strerror}") from None

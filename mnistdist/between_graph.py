@@ -5,6 +5,7 @@ The parts, in the order in which a worker goes through them: :func:`build_replic
 training loop of the project: the notebooks, the command line and the tests call it.
 """
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import tensorflow.compat.v1 as tf
 from mnistdist.checkpoints import Checkpoints
 from mnistdist.errors import TaskLost
 from mnistdist.limits import timed_run, within
+from mnistdist.logdir import held
 from mnistdist.model import Graph, build_model, evaluate
 from mnistdist.placement import replica_devices
 from mnistdist.results import WorkerResult
@@ -44,6 +46,9 @@ class Replica:
             which the workers wait; worker 0 runs it again and again. Else None.
         init_tokens: Op that puts the first tokens of a session into the queue, likewise.
         close_tokens: Op that closes it when the training is over, likewise: who waits for a token is told so.
+        reset_starts: Op for the chief, once the other shared variables have values: no worker has started yet.
+        count_start: Counts a start of this worker, and gives a number that no other start of it in this training has;
+            0 for the first one of a training that begins at global step 0.
         drop: Op that frees the data that this worker keeps; None if it keeps none.
     """
 
@@ -54,6 +59,8 @@ class Replica:
     uninitialized: tf.Tensor
     local_init: tf.Operation
     advance: Callable
+    reset_starts: tf.Operation
+    count_start: tf.Tensor
     merge: tf.Operation | None = None
     init_tokens: tf.Operation | None = None
     close_tokens: tf.Operation | None = None
@@ -116,7 +123,8 @@ def build_replica(
             after = tf.identity(opt.minimize(model.loss, global_step), name="global_step_after")
         else:
             after = count_update(global_step, opt.apply_gradients(opt.compute_gradients(model.loss)))
-        uninitialized = tf.report_uninitialized_variables(tf.global_variables())
+        starts, count_start = count_starts(global_step, task_index, len(cluster_spec["worker"]))
+        uninitialized = tf.report_uninitialized_variables([*tf.global_variables(), starts])
         if sync:
             local_init = tf.group(local_init, opt.chief_init_op if task_index == 0 else opt.local_step_init_op)
             merge, tokens, close_tokens = chief_ops(opt)
@@ -128,6 +136,8 @@ def build_replica(
             uninitialized=uninitialized,
             local_init=local_init,
             advance=one_step(model, before, after),
+            reset_starts=starts.initializer,
+            count_start=count_start,
             merge=merge,
             init_tokens=tokens,
             close_tokens=close_tokens,
@@ -184,6 +194,22 @@ def count_update(global_step, update, times=1):
             with tf.control_dependencies([update]):
                 update = tf.raw_ops.ResourceCountUpTo(resource=global_step.handle, limit=limit, T=tf.int64)
         return tf.add(update, 1, name="global_step_after")
+
+
+def count_starts(global_step, task_index, workers):
+    """The variable that counts how often each worker has started, and the op that counts one; see :class:`Replica`.
+
+    It begins with the global step that a training goes on from, so that no part of a training repeats the numbers of
+    another. It is in no checkpoint.
+    """
+    with tf.device(global_step.device):
+        none_yet = tf.fill([workers], global_step.read_value())
+        starts = tf.get_variable("mnistdist_starts", initializer=none_yet, trainable=False, collections=[])
+        before = tf.identity(starts.read_value()[task_index])
+        with tf.control_dependencies([before]):
+            one_more = starts.scatter_add(tf.IndexedSlices(tf.constant(1, tf.int64), task_index))
+        with tf.control_dependencies([one_more]):
+            return starts, tf.identity(before)
 
 
 def train_loop(
@@ -244,28 +270,32 @@ def run_worker(
     step_timeout=60,
     on_step=None,
     say=lambda line: None,
+    warn=None,
     design="listing",
     **replica_options,
 ):
     """Be a worker from start to end: build, wait for the others, train, evaluate. Returns a :class:`WorkerResult`.
 
     When the connection to a ps is lost, training goes on: with the variables, if these still live; with a ``logdir``,
-    from the last checkpoint, once the ps has been started again.
+    from the last checkpoint, once the ps has been started again. What was done after that checkpoint began is lost.
 
     Args:
         target: The session's target: ``server.target`` of the worker's own server, or its gRPC URL.
         cluster_spec: ``{"ps": [...], "worker": [...]}``.
         task_index: Which worker this is.
         data: ``train`` and ``validation`` sets, as ``mnistdist.read_data_sets(one_hot=True)`` returns; ``validation``
-            may be None.
+            may be None. If ``train`` has a method ``reseed`` (see :class:`~mnistdist.DataSet`), each start of a worker
+            draws batches in an order of its own.
         steps: Global step to end at, see :func:`train_loop`.
         batch_size: Examples a step.
-        logdir: Folder in which worker 0 keeps checkpoints, and from which it restores the last one; None for none.
-        save_steps: Global steps from one checkpoint to the next.
+        logdir: Folder in which worker 0 keeps checkpoints, and from which it restores the last whole one; None for
+            none. Worker 0 holds the folder until it ends.
+        save_steps: About how many global steps there are from one checkpoint to the next.
         wait_timeout: Seconds to wait for the ps tasks, and again for worker 0 to initialise the variables.
         step_timeout: Seconds that one step may take; None for any.
         on_step: Called with each :class:`StepRecord`.
         say: Called with the lines that the text's program prints.
+        warn: Called with what the user should hear of; None for ``say``.
         design: ``"listing"``: :func:`build_replica`; or ``"fast"``: :mod:`mnistdist.flat_graph`, which is right for
             plain models only.
         **replica_options: Further arguments of the function that builds the replica.
@@ -273,50 +303,52 @@ def run_worker(
     Raises:
         TimeoutError: a ps, worker 0 or the rest of a round did not come in time.
         TaskLost: a ps has gone, or worker 0 of a synchronous training; a ``ConnectionError``.
-        OSError: a checkpoint can't be written or read.
+        OSError: a checkpoint can't be written or read, or another training holds the folder.
         tf.errors.OpError: anything else that is wrong with the graph, as TensorFlow says it.
     """
-    records, fruitless = [], 0
-    while True:
-        replica, made = _build(design, cluster_spec, task_index, data, steps, replica_options), len(records)
-        chief = task_index == 0 and logdir is not None
-        checkpoints = Checkpoints(replica, logdir, save_steps, wait_timeout) if chief else None
+    records, fruitless, started, chief = [], 0, False, task_index == 0 and logdir is not None
+    with held(logdir) if chief else contextlib.nullcontext():
+        while True:
+            replica, made = _build(design, cluster_spec, task_index, data, steps, replica_options), len(records)
+            checkpoints = Checkpoints(replica, logdir, save_steps, wait_timeout, warn or say) if chief else None
 
-        def after_step(record, checkpoints=checkpoints):
-            if checkpoints is not None:
-                checkpoints.save_when_due(record.global_step_after)
-            if on_step is not None:
-                on_step(record)
-
-        loop = {"task_index": task_index, "steps": steps, "batch_size": batch_size, "timeout": step_timeout}
-        loop |= {"on_step": after_step, "records": records}
-        options = {"checkpoints": checkpoints, "wait_timeout": wait_timeout, "say": say}
-        try:
-            with worker_session(replica, target, cluster_spec, task_index, **options) as session:
-                _tell_begin(session, replica, task_index, records, wait_timeout, say)
-                train_loop(session, replica, data.train, **loop)
-                seconds = _tell_end(records, say)
-                reached = (
-                    records[-1].global_step_after if records else timed_run(session, replica.global_step, wait_timeout)
-                )
+            def after_step(record, checkpoints=checkpoints):
                 if checkpoints is not None:
-                    checkpoints.save(int(timed_run(session, replica.global_step, wait_timeout)))
-                late = f"no evaluation within {wait_timeout:g} s: a ps does not answer"
-                evaluation = functools.partial(evaluate, session, replica.model, data.validation)
-                validation = within(wait_timeout, evaluation, late) if data.validation is not None else None
-                if replica.drop is not None:
-                    timed_run(session, replica.drop, wait_timeout)
-            return WorkerResult(task_index, records, seconds, validation, int(reached))
-        except TaskLost as error:
-            # The first tokens of a session let a worker make a step though no round has come about.
-            new = records[made:]
-            fruitless = 0 if new and new[-1].global_step_after > new[0].global_step_before else fruitless + 1
-            if logdir is None and not variables_live(replica, target, cluster_spec, task_index, wait_timeout):
-                advice = "start the training again (with a logdir, checkpoints would remain)"
-                raise TaskLost(f"{error}: {advice}") from None
-            if error.for_good or fruitless == FRUITLESS_ATTEMPTS:
-                raise
-            say(f"Worker {task_index}: {error}; waiting up to {wait_timeout:g} s for it to come back")
+                    checkpoints.save_when_due(record.global_step_after)
+                if on_step is not None:
+                    on_step(record)
+
+            loop = {"task_index": task_index, "steps": steps, "batch_size": batch_size, "timeout": step_timeout}
+            loop |= {"on_step": after_step, "records": records}
+            options = {"checkpoints": checkpoints, "wait_timeout": wait_timeout, "say": say}
+            try:
+                with worker_session(replica, target, cluster_spec, task_index, **options) as session:
+                    if not started:
+                        _choose_order(session, replica, data.train, wait_timeout)
+                        started = True
+                    _tell_begin(session, replica, task_index, records, wait_timeout, say)
+                    train_loop(session, replica, data.train, **loop)
+                    seconds = _tell_end(records, say)
+                    now = int(timed_run(session, replica.global_step, wait_timeout))
+                    if checkpoints is not None:
+                        checkpoints.save(now)
+                    late = f"no evaluation within {wait_timeout:g} s: a ps does not answer"
+                    evaluation = functools.partial(evaluate, session, replica.model, data.validation)
+                    validation = within(wait_timeout, evaluation, late) if data.validation is not None else None
+                    if replica.drop is not None:
+                        timed_run(session, replica.drop, wait_timeout)
+                reached = records[-1].global_step_after if records else now
+                return WorkerResult(task_index, records, seconds, validation, reached)
+            except TaskLost as error:
+                # The first tokens of a session let a worker make a step though no round has come about.
+                new = records[made:]
+                fruitless = 0 if new and new[-1].global_step_after > new[0].global_step_before else fruitless + 1
+                if logdir is None and not variables_live(replica, target, cluster_spec, task_index, wait_timeout):
+                    advice = "start the training again (with a logdir, checkpoints would remain)"
+                    raise TaskLost(f"{error}: {advice}") from None
+                if error.for_good or fruitless == FRUITLESS_ATTEMPTS:
+                    raise
+                say(f"Worker {task_index}: {error}; waiting up to {wait_timeout:g} s for it to come back")
 
 
 def _build(design, cluster_spec, task_index, data, steps, replica_options):
@@ -325,6 +357,13 @@ def _build(design, cluster_spec, task_index, data, steps, replica_options):
 
         return build_flat_replica(cluster_spec, task_index, train_set=data.train, steps=steps, **replica_options)
     return build_replica(cluster_spec, task_index, **replica_options)
+
+
+def _choose_order(session, replica, dataset, timeout):
+    """Draw batches in an order of this start's own, or each part of a training would see the same ones."""
+    start = int(timed_run(session, replica.count_start, timeout))
+    if hasattr(dataset, "reseed"):  # a data set of the reader's own may have none
+        dataset.reseed(start)
 
 
 def _tell_begin(session, replica, task_index, records, timeout, say):

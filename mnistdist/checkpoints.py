@@ -2,16 +2,20 @@
 
 import contextlib
 import functools
-import glob
 import os
+import re
+import tempfile
 
 import tensorflow.compat.v1 as tf
 
-from mnistdist.limits import within
+from mnistdist.limits import timed_run, within
 from mnistdist.outages import gist
 
 NAME = "model.ckpt"
 KEPT = 3
+# The files of a checkpoint that is complete, and what is there only while one is written.
+_FILE = re.compile(rf"{re.escape(NAME)}-(0|[1-9][0-9]*)\.(index|data-[0-9]{{5}}-of-[0-9]{{5}})")
+_HALF = re.compile(rf"{re.escape(NAME)}(?:-([0-9]+)\.half\..*|.*\.tempstate[0-9]*)|checkpoint\.tmp.*")
 # What these mean is that a task has gone or is slow, not that the folder can't be written.
 _NOT_OURS = (
     tf.errors.UnavailableError,
@@ -23,55 +27,86 @@ _NOT_OURS = (
 
 
 class Checkpoints:
-    """The checkpoints in ``folder``, of one every ``every`` global steps the last few.
+    """Writes a checkpoint to ``folder`` about every ``every`` global steps, and keeps the last three.
 
-    TensorFlow writes a checkpoint under another name first: it is there whole or not at all.
+    The files in the folder are all that counts: the folder may be moved, renamed or copied between two trainings. Each
+    checkpoint is written under another name first, so a name that ends with a number stands for a complete one.
+    (TensorFlow's own list of them, the file ``checkpoint``, is written for TensorFlow's tools only.)
 
     Args:
         replica: The :class:`~mnistdist.between_graph.Replica` whose shared variables they hold.
         folder: Where they are; made if it is not there.
         every: Global steps from one to the next.
         timeout: Seconds that writing one may take.
+        warn: Called with a line for each damaged checkpoint that :meth:`restore` has to pass over.
 
     Raises:
-        OSError: the folder can't be made.
+        OSError: the folder can't be made or read.
     """
 
-    def __init__(self, replica, folder, every, timeout=60):
-        os.makedirs(folder, exist_ok=True)
-        self.folder, self._every, self._timeout = str(folder), every, timeout
-        self._session = self._saved = None
+    def __init__(self, replica, folder, every, timeout=60, warn=lambda line: None):
+        self.folder = os.path.abspath(folder)  # TensorFlow takes a name with :// in it as an address elsewhere
+        os.makedirs(self.folder, exist_ok=True)
+        self._replica, self._every, self._timeout, self._warn = replica, every, timeout, warn
+        self._session, self._saved, self._damaged = None, 0, set()
+        self._meanwhile = every // 10  # steps that others make while one is written: a guess, until one is
         with replica.graph.as_default():
-            self.saver = tf.train.Saver(tf.global_variables(), max_to_keep=KEPT)
-        state = tf.train.get_checkpoint_state(self.folder)
-        if state is not None:  # or those of a worker 0 that was started again would never be removed
-            self.saver.recover_last_checkpoints(state.all_model_checkpoint_paths)
-        _remove(self._unfinished())  # of a worker 0 that was killed
-
-    @property
-    def _prefix(self):
-        return os.path.join(self.folder, NAME)
-
-    def _unfinished(self):
-        """Files that are there only while a checkpoint is written."""
-        patterns = f"{NAME}*.tempstate*", "checkpoint.tmp*", "graph.pbtxt.tmp*"
-        return [path for each in patterns for path in glob.glob(os.path.join(glob.escape(self.folder), each))]
+            self._variables = tf.global_variables()
+            # Of this Saver only the ops are used: its methods take paths as patterns, and may delete what others match.
+            self._ops = tf.train.Saver(self._variables, max_to_keep=0).saver_def
+        self._tidy()
 
     @property
     def latest(self):
-        """Path of the last checkpoint in the folder; None if there is none."""
-        return tf.train.latest_checkpoint(self.folder)
+        """Path of the last checkpoint in the folder, whole or damaged; None if there is none."""
+        return self._prefix(max(steps)) if (steps := self._files()) else None
+
+    def restore(self, session):
+        """Give the variables the values of the newest whole checkpoint; returns its path, or None if there is none.
+
+        Raises:
+            OSError: every checkpoint in the folder is damaged, or the newest whole one is of another model.
+        """
+        damaged = []
+        with _without_wildcards(self.folder) as folder:
+            for step in sorted(self._files(), reverse=True):
+                path, readable = self._prefix(step), os.path.join(folder, f"{NAME}-{step}")
+                shapes, problem = _read(readable)
+                if problem is None:
+                    break
+                self._damaged.add(step)
+                damaged.append(f"{path} is damaged: {problem.replace(readable, path)}")
+            else:
+                if damaged:
+                    raise OSError(f"{damaged[0]}; there is no whole checkpoint in its folder: take another folder")
+                return None
+            if (problem := self._misfit(shapes)) is None:
+                try:
+                    session.run(self._ops.restore_op_name, {self._ops.filename_tensor_name: os.fsencode(readable)})
+                except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
+                    problem = gist(error)
+        if problem is not None:
+            raise OSError(
+                f"can't restore {path}: it is of another model, optimizer, design or number of ps ({problem}): "
+                "take another folder"
+            )
+        for line in damaged:
+            self._warn(f"{line}; training goes on from {path}")
+        return path
 
     def begin(self, session, step):
         """Count from the last checkpoint: the variables are at this global step, and read in this session."""
-        number = (self.latest or "").rpartition("-")[2]
-        self._session, self._saved = session, min(int(number), step) if number.isdecimal() else 0
+        self._session, self._saved = session, min(step, max(self._files().keys() - self._damaged, default=0))
 
     def save_when_due(self, step):
-        """Write a checkpoint when nearly ``every`` steps have been made since the last; called after a run of steps."""
-        # A tenth of them is left to the rest of a run, and to what others make while it is written.
-        if step - self._saved >= self._every - self._every // 10:
+        """Write a checkpoint when nearly ``every`` steps have been made since the last; called after a run of steps.
+
+        It begins earlier by as many steps as others made while the last one was written, which would come on top, and
+        by a tenth of ``every``, for what is left of a run, and since the next one may take longer.
+        """
+        if step - self._saved >= self._every - self._every // 10 - self._meanwhile:
             self.save(step)
+            self._meanwhile = int(timed_run(self._session, self._replica.global_step, self._timeout)) - step
 
     def save(self, step):
         """Write a checkpoint, of global step ``step`` or of one that others have made meanwhile; none if there is one.
@@ -80,7 +115,7 @@ class Checkpoints:
             OSError: it can't be written; nothing of it is left.
             TimeoutError: a ps did not send its variables in time.
         """
-        if (self.latest or "").endswith(f"{NAME}-{step}"):
+        if step in self._files().keys() - self._damaged:
             return
         late = f"no checkpoint of global step {step} within {self._timeout:g} s: a ps does not answer"
         try:
@@ -88,17 +123,95 @@ class Checkpoints:
         except _NOT_OURS:
             raise
         except (tf.errors.OpError, ValueError, OSError) as error:
-            _remove([*glob.glob(f"{glob.escape(self._prefix)}-{step}.*"), *self._unfinished()])
+            self._tidy()
             why = gist(error) if isinstance(error, tf.errors.OpError) else str(error)
             raise OSError(f"can't write the checkpoint of global step {step} to {self.folder}: {why}") from None
         self._saved = step
 
     def _write(self, step):
-        with self._session.graph.as_default():
-            self.saver.save(self._session, self._prefix, step, write_meta_graph=False)
+        half = self._prefix(step) + ".half"
+        self._session.run(self._ops.save_tensor_name, {self._ops.filename_tensor_name: os.fsencode(half)})
+        self._remove(step)  # a damaged one
+        for part in ("data-00000-of-00001", "index"):  # in this order: see _tidy
+            os.replace(f"{half}.{part}", f"{self._prefix(step)}.{part}")
+        self._damaged.discard(step)
+        whole_last = sorted(self._files(), key=lambda each: (each not in self._damaged, each))
+        for old in whole_last[:-KEPT]:
+            self._remove(old)
+        self._list(whole_last[-KEPT:])
+
+    def _list(self, steps):
+        """Write TensorFlow's list of checkpoints, with paths that are still right when the folder is moved."""
+        path = os.path.join(self.folder, "checkpoint")
+        names = [f'"{NAME}-{step}"\n' for step in steps]
+        with open(path + ".tmp", "w", encoding="ascii") as file:
+            file.write(f"model_checkpoint_path: {names[-1]}")
+            file.writelines(f"all_model_checkpoint_paths: {name}" for name in names)
+        os.replace(path + ".tmp", path)
+
+    def _prefix(self, step):
+        return os.path.join(self.folder, f"{NAME}-{step}")
+
+    def _files(self):
+        """Names of the files of each checkpoint in the folder, by global step."""
+        found = {}
+        for name in os.listdir(self.folder):
+            if match := _FILE.fullmatch(name):
+                found.setdefault(int(match[1]), []).append(name)
+        return found
+
+    def _remove(self, step):
+        self._delete([*self._files().get(step, ()), f"{NAME}-{step}.meta"])  # which a Saver of the reader's may write
+
+    def _delete(self, names):
+        for name in names:
+            with contextlib.suppress(OSError):
+                os.remove(os.path.join(self.folder, name))
+
+    def _tidy(self):
+        """Remove what is half-written: data that has its name already, while the index has not, is so too."""
+        for match in filter(None, map(_HALF.fullmatch, os.listdir(self.folder))):
+            self._delete([match[0]])
+            if match[1] and not os.path.exists(self._prefix(match[1]) + ".index"):
+                self._remove(int(match[1]))
+
+    def _misfit(self, shapes):
+        """Which variable of the graph a checkpoint with these shapes and types does not have, in words."""
+        for variable in self._variables:
+            part = variable._get_save_slice_info()  # of one that a partitioner has cut
+            name, shape = (part.full_name, part.full_shape) if part else (variable.op.name, variable.shape)
+            if name not in shapes:
+                return f"it has no {name}"
+            dtype, (kept_shape, kept_dtype) = variable.dtype.base_dtype, shapes[name]
+            if dtype != kept_dtype or not tf.TensorShape(shape).is_compatible_with(kept_shape):
+                kept = f"{kept_dtype.name} of shape {tuple(kept_shape)}"
+                return f"its {name} is {kept}, here it is {dtype.name} of shape {tf.TensorShape(shape)}"
+        return None
 
 
-def _remove(paths):
-    for path in paths:
-        with contextlib.suppress(OSError):
-            os.remove(path)
+def _read(prefix):
+    """(shape and type of each tensor of a checkpoint, None), or (None, what is wrong with it, in words)."""
+    if not os.path.exists(prefix + ".index"):
+        return None, f"there is no {prefix}.index"
+    part = "its .index"
+    try:
+        reader = tf.train.NewCheckpointReader(os.fsencode(prefix))
+        shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+        part = "its data"
+        for name in shapes:
+            reader.get_tensor(name)  # the only way to have its checksum compared
+    except (tf.errors.OpError, LookupError, ValueError, RuntimeError) as error:
+        why = gist(error) if isinstance(error, tf.errors.OpError) else str(error)
+        return None, f"{part} can't be read ({why})"
+    return {name: (shape, types[name]) for name, shape in shapes.items()}, None
+
+
+@contextlib.contextmanager
+def _without_wildcards(folder):
+    """A path to the folder that is no pattern to TensorFlow, which looks for a checkpoint to read by matching names."""
+    if not set("*?[\\") & set(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as place:
+        os.symlink(folder, link := os.path.join(place, "logdir"))
+        yield link

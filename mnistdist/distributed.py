@@ -18,9 +18,9 @@ import sys
 import time
 
 from mnistdist import __version__
-from mnistdist._check import writable_folder
 from mnistdist._output import complain, guarded, say
 from mnistdist.flags import UsageError, check, describe, difference, parse, shared
+from mnistdist.logdir import prepare
 from mnistdist.network import parse_address, port_in_use, wait_for_address
 
 # A proxy that is set for the web would catch the tasks' gRPC connections too, and hang them.
@@ -91,10 +91,7 @@ def _work(flags, spec):
     """Be a worker: train, evaluate, and tell what the text's program tells."""
     started = time.monotonic()
     if flags.logdir is not None and flags.task_index == 0:
-        try:
-            writable_folder(flags.logdir)
-        except OSError as error:
-            raise UsageError(f"--logdir: {error}") from None
+        prepare(flags.logdir, "--logdir")
     data = _read_data(flags)
     _introduce(flags)
     index = flags.task_index

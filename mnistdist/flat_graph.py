@@ -18,7 +18,7 @@ import time
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from mnistdist.between_graph import Replica, adam, count_update
+from mnistdist.between_graph import Replica, adam, count_starts, count_update
 from mnistdist.limits import timed_run
 from mnistdist.model import build_model
 from mnistdist.training import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN
@@ -104,14 +104,17 @@ def build_flat_replica(
             with tf.device(worker):
                 kept = [tf.raw_ops.DestroyResourceOp(resource=each.handle) for each in tf.get_collection("own")]
                 drop = tf.group(batches.drop, *kept)
+        starts, count_start = count_starts(global_step, task_index, workers)
         return Replica(
             graph=graph,
             model=model,
             parameters=parameters,
             global_step=global_step,
-            uninitialized=tf.report_uninitialized_variables(tf.global_variables()),
+            uninitialized=tf.report_uninitialized_variables([*tf.global_variables(), starts]),
             local_init=tf.group(*local_init),
             advance=advance,
+            reset_starts=starts.initializer,
+            count_start=count_start,
             merge=rounds and rounds.merge,
             init_tokens=rounds and rounds.init_tokens,
             close_tokens=rounds and rounds.close_tokens,

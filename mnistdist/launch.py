@@ -13,6 +13,7 @@ from mnistdist import __version__, devices
 from mnistdist._output import OutputLost, complain, guarded, say
 from mnistdist.errors import describe_exit
 from mnistdist.flags import UsageError, check, parse
+from mnistdist.logdir import prepare
 from mnistdist.network import (
     enter_private_network,
     listing_addresses,
@@ -94,6 +95,8 @@ def _run(options, flags):
     spec = (listing_addresses if private else loopback_addresses)(options.ps, options.workers)
     hosts = [f"--{job}_hosts={','.join(addresses)}" for job, addresses in spec.items()]
     check(parse([*hosts, *flags, "--job_name=worker", "--task_index=0"]))
+    if given.logdir is not None:
+        prepare(given.logdir, "--logdir")
     if private:
         enter_private_network([parse_address(address)[0] for job in spec.values() for address in job])
     try:

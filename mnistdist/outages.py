@@ -1,6 +1,7 @@
 """What an error of TensorFlow's means for the cluster: who has gone, and who does not answer."""
 
 import functools
+import re
 import time
 
 import tensorflow.compat.v1 as tf
@@ -16,7 +17,8 @@ ANSWERS_NOW = "Every ps answers now: was one stopped, or overloaded, for a while
 
 def gist(error):
     """The line of a TensorFlow error's message that says something."""
-    lines = [line for line in error.message.splitlines() if line.strip("= ") and line != "Graph execution error:"]
+    message = re.split(r"\nNode: .*\n", error.message)[-1]  # before it stands where in Python the op was made
+    lines = [line for line in message.splitlines() if line.strip("= ") and line != "Graph execution error:"]
     whose = [line for line in lines[:1] if line.startswith("From ") and line.endswith(":")]
     return " ".join([*whose, *lines[len(whose) :][:1]]) or type(error).__name__
 

@@ -13,7 +13,7 @@ import tensorflow.compat.v1 as tf
 from mnistdist.limits import CLOSE_SECONDS, abandon, close_session, run_options, timed_run, within
 from mnistdist.merging import Merging
 from mnistdist.network import wait_for_address
-from mnistdist.outages import ANSWERS_NOW, explain, gist, gone, silence
+from mnistdist.outages import ANSWERS_NOW, explain, gone, silence
 
 POLL_SECONDS = 0.2
 
@@ -40,15 +40,16 @@ def worker_session(
     Raises:
         TimeoutError: a ps or the chief was not ready in time, or a run with a limit of its own exceeded it.
         TaskLost: a ps, or the chief of a synchronous training, has gone; a ``ConnectionError``.
-        OSError: the last checkpoint can't be restored.
+        OSError: there are checkpoints, and none that can be restored.
     """
     wait_for_ps(cluster_spec, wait_timeout)
     with replica.graph.as_default():
         supervisor = tf.train.Supervisor(
             is_chief=task_index == 0,
-            logdir=checkpoints and checkpoints.folder,
-            saver=checkpoints and checkpoints.saver,
-            init_op=tf.global_variables_initializer(),
+            logdir=None,  # by itself it would take the folder's path as a pattern, and what its files say as the truth
+            saver=None,
+            init_op=None,
+            init_fn=functools.partial(_initialise, replica, tf.global_variables_initializer(), checkpoints, say),
             local_init_op=replica.local_init,
             ready_for_local_init_op=replica.uninitialized,
             recovery_wait_secs=POLL_SECONDS,
@@ -141,6 +142,15 @@ def _initialised(replica, target, config, timeout=CLOSE_SECONDS):
         return not len(session.run(replica.uninitialized, options=run_options(timeout)))
 
 
+def _initialise(replica, init, checkpoints, say, session):
+    """Give the shared variables their first values, or those of the last checkpoint: never one after the other."""
+    if path := checkpoints and checkpoints.restore(session):
+        say(f"Worker 0: restored {path}")
+    else:
+        session.run(init)
+    session.run(replica.reset_starts)
+
+
 def _open(supervisor, replica, target, cluster_spec, task_index, checkpoints, wait_timeout, say):
     chief, config = task_index == 0, session_config(task_index)
     deadline = time.monotonic() + wait_timeout
@@ -152,8 +162,6 @@ def _open(supervisor, replica, target, cluster_spec, task_index, checkpoints, wa
             try:
                 if _initialised(replica, target, config):
                     return supervisor.session_manager.wait_for_session(target, config, max_wait_secs=CLOSE_SECONDS)
-                if checkpoints is not None and checkpoints.latest:
-                    say(f"Worker {task_index}: restoring {checkpoints.latest}")
                 return supervisor.prepare_or_wait_for_session(target, config, start_standard_services=False)
             except tf.errors.DeadlineExceededError:  # a ps that is slow, or was started again meanwhile
                 if time.monotonic() > deadline:
@@ -170,13 +178,6 @@ def _open(supervisor, replica, target, cluster_spec, task_index, checkpoints, wa
     except tf.errors.DeadlineExceededError:
         raise TimeoutError(
             f"worker:0, the chief, did not initialise the variables within {wait_timeout:g} s: is it running?"
-        ) from None
-    except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
-        if checkpoints is None or not checkpoints.latest:
-            raise
-        raise OSError(
-            f"can't restore {checkpoints.latest}: it is damaged, or of another model or --design ({gist(error)}): take "
-            "an earlier one, or another folder"
         ) from None
     say(f"Worker {task_index}: Session initialization complete.")
     if checkpoints is not None:

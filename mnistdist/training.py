@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from mnistdist.datasets import DataSet, Datasets, read_data_sets
 from mnistdist.errors import TaskLost
 from mnistdist.idx import can_name_a_file
 from mnistdist.interrupts import HeldInterrupts
+from mnistdist.logdir import prepare
 from mnistdist.nursery import own_task
 from mnistdist.on_workers import idle_workers, on_workers
 from mnistdist.results import Run
@@ -74,8 +76,11 @@ def train(
         steps_per_run: Fast design: how many steps, each with its own pull and push, one run of the session makes.
             None for 16, or 1 if there is an ``on_step``, which is called between runs. With local steps, a run makes as
             many pushes as come to so many steps; None for 40.
-        logdir: Folder in which worker 0 keeps checkpoints, and from the last of which training goes on; None for none.
-        save_steps: Global steps from one checkpoint to the next.
+        logdir: Folder in which worker 0 keeps checkpoints, and from the last whole one of which training goes on; None
+            for none. The appendix "Checkpoints" says what may be done with such a folder, and what is refused.
+        save_steps: About how many global steps there are from one checkpoint to the next. What is lost with a ps is
+            what was done after the last complete checkpoint began: as a rule at most so many steps, and more where the
+            others make many while worker 0 is writing one, as on a busy machine.
         restarts: How many times, in all, a task that has ended is started again and the training goes on. Steps that a
             worker had recorded end with it. A ps takes the variables with it: that needs a ``logdir``.
 
@@ -84,7 +89,7 @@ def train(
 
     Raises:
         ValueError, TypeError: for an argument out of range or of another type; nothing has been started then.
-        OSError: for a ``logdir`` that can't be written, likewise.
+        OSError: if no checkpoints can be kept in the ``logdir``, or another training is using it; likewise.
         RuntimeError: if a worker is still busy with an earlier call after ``step_timeout``, or 10 s; nothing has been
             started then, and the call goes on.
         TaskFailed: if a task ends or raises, or has ended before. It, and an interrupt, leave the cluster restarted:
@@ -133,12 +138,15 @@ def train(
     with HeldInterrupts() as held, idle_workers(cluster, step_timeout, held):
         try:
             results = on_workers(cluster, _train, range(workers), arguments, step_timeout, held, **watch)
+            results, warned = zip(*results, strict=True)
             (shared,) = on_workers(cluster, _finish, [0], (data, seed, replica_options), step_timeout, held)
         except BaseException:
             if cluster.alive and cluster.status in ("running", "failed"):
                 cluster.restart()  # the other workers may be in the middle of a step, which nothing interrupts
             raise
-    return Run(sync=sync, results=results, model=shared, local_steps=local_steps)
+    for line in itertools.chain(*warned):
+        warnings.warn(line, stacklevel=2)
+    return Run(sync=sync, results=list(results), model=shared, local_steps=local_steps)
 
 
 def _choose_design(design, build_graph, optimizer, local_steps, steps_per_run):
@@ -208,7 +216,7 @@ def _check_data(data, books_model):
 
 
 def _check_logdir(logdir):
-    """The folder's whole path, if worker 0 can write there."""
+    """The folder's whole path, if a training can keep checkpoints there."""
     if logdir is None:
         return None
     if not isinstance(logdir, (str, os.PathLike)):
@@ -216,10 +224,7 @@ def _check_logdir(logdir):
     if not os.fspath(logdir) or not can_name_a_file(os.fspath(logdir)):
         raise ValueError(f"logdir: expected the name of a directory, got {os.fspath(logdir)!r}")
     folder = str(Path(logdir).resolve())
-    try:
-        _check.writable_folder(folder)
-    except OSError as error:
-        raise OSError(f"logdir: {error}") from None
+    prepare(folder)
     return folder
 
 
@@ -249,9 +254,10 @@ def _train(sent):
         if users_on_step is not None:
             users_on_step(record)
 
-    data = _load(data, seed, index)
+    data, warned = _load(data, seed, index), []
+    run_options |= {"on_step": on_step, "warn": warned.append}
     try:
-        return run_worker(target, spec, index, data=data, on_step=on_step, **run_options, **replica_options)
+        return run_worker(target, spec, index, data=data, **run_options, **replica_options), warned
     except (TimeoutError, TaskLost) as error:
         # They say all that there is to say; IPython takes a second, and several on a busy machine, to format the way
         # that they have come through TensorFlow, and the client waits for that.

@@ -1,6 +1,7 @@
 """What the fast design makes of a reader's model and data: parameters as one vector on the ps, images on the worker."""
 
 import functools
+import hashlib
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -39,6 +40,17 @@ class Forward:
         self._reads = {
             op.outputs[0].name: op.inputs[0].op.name for op in scratch.get_operations() if op.type == "ReadVariableOp"
         }
+
+    @property
+    def layout(self):
+        """What tells this vector's name from that of other variables, or of the same in another order, in a checkpoint.
+
+        Empty for the text's network, whose vector has been kept without it.
+        """
+        shapes, units = list(self.shapes.items()), self.shapes.get("hid_b", [0])[0]
+        if shapes == [("hid_w", [784, units]), ("hid_b", [units]), ("sm_w", [units, 10]), ("sm_b", [10])]:
+            return ""
+        return "_" + hashlib.sha256(repr(shapes).encode()).hexdigest()[:8]
 
     def initial_vector(self):
         """The variables' initial values, one after the other."""
@@ -100,7 +112,8 @@ class Vector:
         for index in range(ps):
             with tf.device(ps_device(index)):
                 initial = _split(forward.initial_vector(), self.cuts)[index]
-                self.shards.append(tf.get_variable(f"parameters_{index}", initializer=initial, use_resource=True))
+                name = f"parameters_{index}{forward.layout}"
+                self.shards.append(tf.get_variable(name, initializer=initial, use_resource=True))
 
     def pull(self):
         """The vector as it is now, where the caller says."""

@@ -11,7 +11,7 @@ from mnistdist import Cluster
 
 os.environ.setdefault("MNISTDIST_PROGRESS", "0")
 # A minute or more each: where files run beside each other, these begin first, or one would be left running alone.
-LONG = ["test_cluster", "test_distributed", "test_faults", "test_peers", "test_training"]
+LONG = ["test_cluster", "test_distributed", "test_faults", "test_logdir", "test_peers", "test_training"]
 LONG += ["program", "when_it_goes_wrong"]
 
 

@@ -23,6 +23,7 @@ from mnistdist import (
     distributed,
     errors,
     launch,
+    logdir,
     network,
     presence,
     results,
@@ -35,7 +36,7 @@ PAGE = (ROOT / "book" / "troubleshooting.md").read_text(encoding="utf-8")
 MESSAGES = [title for level, title in headings(PAGE) if level == 3]
 OURS = ("UsageError", "TaskFailed", "TaskLost", "ClusterStartError", "TimeoutError", "ConnectionError", "OSError")
 MODULES = ("flags", "sessions", "checkpoints", "presence", "distributed", "cluster", "launch", "network")
-MODULES += ("between_graph", "training", "shared_model", "_check")
+MODULES += ("between_graph", "training", "shared_model", "logdir", "_check")
 NOT_ON_THE_PAGE = {
     "engines ": "two engines have changed places: nothing that a user does brings it about",
     "still alive 10 s after SIGKILL": "a process that the kernel holds: there is no way to provoke it",
@@ -98,6 +99,12 @@ def file_for_data(monkeypatch, capsys, tmp_path):
 def file_for_logdir(monkeypatch, capsys, tmp_path):
     (tmp_path / "file").write_text("")
     return program(monkeypatch, capsys, "--job_name=worker", f"--logdir={tmp_path}/file/log")
+
+
+def two_trainings(tmp_path, **_):
+    with logdir.held(tmp_path), pytest.raises(OSError) as caught:
+        logdir.prepare(tmp_path)
+    return str(caught.value)
 
 
 @contextlib.contextmanager
@@ -222,7 +229,7 @@ def slow_checkpoint(tmp_path, monkeypatch, **_):
         tf.get_variable("shared", [1])
     checkpoints = Checkpoints(SimpleNamespace(graph=graph), tmp_path, 10, timeout=0.1)
     checkpoints.begin(SimpleNamespace(graph=graph), 0)
-    monkeypatch.setattr(checkpoints.saver, "save", lambda *_, **__: release.wait(30))
+    monkeypatch.setattr(checkpoints, "_write", lambda step: release.wait(30))
     with pytest.raises(TimeoutError) as caught:
         checkpoints.save(20)
     release.set()
@@ -364,7 +371,8 @@ DIRECT = {
     "--network=private: this system allows no private network; use --network=host": of_launcher("--network=private"),
     "num_gpus must be between 0 and the … GPUs available; got …": too_many_gpus,
     "--data_dir: …: expected a directory, found a file; …": file_for_data,
-    "--logdir: no checkpoints can be kept in …: …": file_for_logdir,
+    "logdir: no checkpoints can be kept in …: …": file_for_logdir,
+    "… is in use by another training (…): wait for its end, or take another folder": two_trainings,
     "a step was not done in time. A synchronous round waits for as many gradients as it aggregates: …": explained(
         "DeadlineExceededError", sync=True
     ),
@@ -446,9 +454,14 @@ IN_TESTS = {
         "test_checkpoints",
         "can't write the checkpoint of global step 30 to",
     ),
-    "can't restore …: it is damaged, or of another model or --design (…): take an earlier one, or another folder": (
+    "… is damaged: …; training goes on from …": ("test_checkpoints", "; training goes on from "),
+    "… is damaged: …; there is no whole checkpoint in its folder: take another folder": (
         "test_checkpoints",
-        "it is damaged, or of another model",
+        "; there is no whole checkpoint in its folder: take another folder",
+    ),
+    "can't restore …: it is of another model, optimizer, design or number of ps (…): take another folder": (
+        "test_logdir",
+        ": it is of another model, ",
     ),
     "can't save the model: …": ("test_training", "can't save the model"),
     "task cluster failed: its keeper, controller or nursery has ended": (

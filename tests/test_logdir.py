@@ -1,0 +1,462 @@
+"""What may be done with a training's folder of checkpoints, and what is refused: each row of the page says so too."""
+
+import fcntl
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+import test_checkpoints
+from book_rules import ROOT
+from test_checkpoints import contents, flip, names
+
+from mnistdist import Cluster, DataSet, Datasets, Graph, TaskFailed, logdir, train, training
+from mnistdist.logdir import LOCK, held, prepare
+from mnistdist.network import private_network_available
+
+
+def first_step(run):
+    return run.steps.global_step_before.min()
+
+
+def steps_in(folder):
+    return sorted(int(name.split("-")[1].removesuffix(".index")) for name in names(folder) if name.endswith(".index"))
+
+
+def test_a_training_goes_on_from_its_checkpoint(cluster, tmp_path):
+    first = train(cluster, steps=60, seed=1, logdir=tmp_path)
+    second = train(cluster, steps=100, seed=1, logdir=tmp_path)
+    assert first_step(second) >= 60
+    assert second.global_step >= 100
+    assert second.steps["loss"].head(5).mean() < first.steps["loss"].head(5).mean()
+    assert LOCK not in names(tmp_path)
+
+
+def test_a_name_that_is_a_pattern_is_a_name(cluster, tmp_path):
+    here, neighbour = tmp_path / "run[1]", tmp_path / "run1"
+    train(cluster, steps=40, seed=1, logdir=neighbour)
+    before = contents(neighbour)
+    for steps in (150, 300):
+        run = train(cluster, steps=steps, seed=1, logdir=here, save_steps=50)
+        assert first_step(run) >= steps - 150
+        assert len(steps_in(here)) == 3
+        assert steps_in(here)[-1] == run.global_step
+    assert contents(neighbour) == before
+
+
+def test_a_copy_goes_on_by_itself_and_so_does_a_renamed_folder(cluster, tmp_path):
+    a, b, c = (tmp_path / name for name in "abc")
+    train(cluster, steps=100, seed=1, logdir=a, save_steps=30)
+    shutil.copytree(a, b)
+    before = contents(a)
+    assert first_step(train(cluster, steps=250, seed=1, logdir=b, save_steps=30)) >= 100
+    assert contents(a) == before
+    a.rename(c)
+    assert first_step(train(cluster, steps=130, seed=2, batch_size=50, sync=True, logdir=c)) >= 100
+    assert not a.exists()
+
+
+def test_other_workers_batches_seeds_and_designs_go_on_or_are_refused(cluster, tmp_path):
+    """The number of workers, the batch size, the seed and the mode may change; a design or a number of ps may not."""
+    train(cluster, steps=60, seed=1, logdir=tmp_path / "fast", design="fast")
+    train(cluster, steps=60, seed=1, logdir=tmp_path / "listing", design="listing")
+    before = contents(tmp_path / "fast")
+    of_another = r"can't restore .*/model\.ckpt-6.: it is of another model, optimizer, design or number of ps \(it"
+    with pytest.raises(TaskFailed, match=of_another + " has no parameters_0"):
+        train(cluster, steps=99, logdir=tmp_path / "listing", design="fast")
+    with pytest.raises(TaskFailed, match=of_another + " has no "):
+        train(cluster, steps=99, logdir=tmp_path / "fast", design="listing")
+    with pytest.raises(TaskFailed, match=of_another):
+        train(cluster, steps=99, logdir=tmp_path / "fast", design="fast", optimizer=tf.train.AdagradOptimizer)
+    assert contents(tmp_path / "fast") == before
+    with Cluster(ps=2, workers=3) as other:
+        for sync in (False, True):
+            run = train(other, steps=90 + 30 * sync, sync=sync, seed=2, logdir=tmp_path / "listing", design="listing")
+            assert first_step(run) >= 60 + 30 * sync
+        with pytest.raises(TaskFailed, match=of_another + r"s parameters_0 is float32 of shape \(79510,\), here"):
+            train(other, steps=99, logdir=tmp_path / "fast", design="fast")
+    assert contents(tmp_path / "fast") == before
+    with Cluster(ps=1, workers=1) as other:
+        here = {"logdir": tmp_path / "fast", "design": "fast", "batch_size": 7}
+        assert first_step(train(other, steps=99, **here)) >= 60
+        plain = {"optimizer": tf.train.GradientDescentOptimizer, "learning_rate": 1e-4}
+        assert first_step(train(other, steps=120, local_steps=2, **here)) >= 99
+        assert first_step(train(other, steps=130, **plain, **here)) >= 120
+        with pytest.raises(TaskFailed, match=of_another + " has no (beta1_power|parameters_0/Adam)"):
+            train(other, steps=140, **here)
+
+
+def ordered(*names):
+    """The text's network, its four variables made in another order."""
+
+    def build():
+        shapes = {"hid_w": [784, 100], "hid_b": [100], "sm_w": [100, 10], "sm_b": [10]}
+        v = {name: tf.get_variable(name, shapes[name], initializer=tf.glorot_uniform_initializer() if "w" in name else
+                                   tf.zeros_initializer()) for name in names}  # fmt: skip
+        x, y_ = tf.placeholder(tf.float32, [None, 784]), tf.placeholder(tf.float32, [None, 10])
+        y = tf.matmul(tf.nn.relu(tf.matmul(x, v["hid_w"]) + v["hid_b"]), v["sm_w"]) + v["sm_b"]
+        loss = tf.reduce_sum(tf.nn.softmax_cross_entropy_with_logits_v2(labels=y_, logits=y))
+        right = tf.equal(tf.argmax(y, 1), tf.argmax(y_, 1))
+        return Graph(x, y_, tf.nn.softmax(y), loss, tf.reduce_mean(tf.cast(right, tf.float32)))
+
+    return build
+
+
+TEXTS = ordered("hid_w", "hid_b", "sm_w", "sm_b")
+BACKWARDS = ordered("sm_b", "sm_w", "hid_b", "hid_w")
+SWAPPED = ordered("hid_w", "sm_b", "sm_w", "hid_b")
+
+
+@pytest.mark.parametrize("first", [TEXTS, SWAPPED], ids=["texts", "swapped"])
+def test_the_same_variables_in_another_order_are_never_mixed_up(cluster, tmp_path, first):
+    """In the text's order the vector has the name that it has always had, so older checkpoints of it go on."""
+    vector, by_name = ({"design": design, "seed": 1, "logdir": tmp_path / design} for design in ("fast", "listing"))
+    good = train(cluster, steps=300, build_graph=first, **vector)
+    with pytest.raises(
+        TaskFailed, match=r"can't restore .*/model\.ckpt-3.*: it is of another model, .*it has no parameters_0"
+    ):
+        train(cluster, steps=330, build_graph=BACKWARDS, **vector)
+    again = train(cluster, steps=330, build_graph=first, **vector)
+    assert first_step(again) >= 300
+    assert again.test.accuracy > good.test.accuracy - 0.05
+    if first is TEXTS:
+        assert first_step(train(cluster, steps=360, **vector)) >= 300  # the package's own network
+        good = train(cluster, steps=300, build_graph=first, **by_name)
+        again = train(cluster, steps=330, build_graph=BACKWARDS, **by_name)
+        assert first_step(again) >= 300
+        assert again.test.accuracy > good.test.accuracy - 0.05
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_told(cluster, tmp_path):
+    train(cluster, steps=100, seed=1, logdir=tmp_path, save_steps=40)
+    *_, whole, last = steps_in(tmp_path)
+    flip(tmp_path / f"model.ckpt-{last}.data-00000-of-00001")
+    (tmp_path / "checkpoint").unlink()
+    words = f"{tmp_path}/model.ckpt-{last} is damaged: .*; training goes on from {tmp_path}/model.ckpt-{whole}"
+    with pytest.warns(UserWarning, match=words):
+        run = train(cluster, steps=150, seed=1, logdir=tmp_path)
+    assert whole <= first_step(run) < last
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert first_step(train(cluster, steps=160, seed=1, logdir=tmp_path)) >= 150
+
+
+def test_where_no_checkpoint_is_whole_the_training_is_refused(cluster, tmp_path):
+    (tmp_path / "model.ckpt-200.index").write_bytes(b"")
+    with pytest.raises(TaskFailed, match=rf"{tmp_path}/model\.ckpt-200 is damaged: its \.index .*there is no whole"):
+        train(cluster, steps=10, logdir=tmp_path)
+    assert names(tmp_path) == ["model.ckpt-200.index"]
+
+
+# ------------------------------------------------------------------------------- one training at a time
+
+
+def refusal(folder):
+    with pytest.raises(OSError) as caught:
+        prepare(folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_folder_is_held_by_one_training_and_the_second_names_its_process(tmp_path):
+    inside = f"process {os.getpid()} on {socket.gethostname()}"
+    (tmp_path / "link").symlink_to(tmp_path)
+    with held(tmp_path):
+        for path in (tmp_path, tmp_path / "link"):
+            assert refusal(path) == (
+                f"{path} is in use by another training ({inside}): wait for its end, or take another folder"
+            )
+        prepare(tmp_path / "inner")
+    assert LOCK not in names(tmp_path)
+    prepare(tmp_path)
+    with pytest.raises(ZeroDivisionError), held(tmp_path):
+        raise ZeroDivisionError
+    prepare(tmp_path)
+
+
+HOLD = (
+    "import sys, time; from mnistdist.logdir import held\nwith held(sys.argv[1]): print(1, flush=True); time.sleep(60)"
+)
+
+
+def test_a_process_that_is_killed_lets_go_of_the_folder_and_its_file_is_no_obstacle(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE)
+    try:
+        process.stdout.read(1)
+        assert f"process {process.pid} on " in refusal(tmp_path)
+    finally:
+        process.kill()
+        with process:  # a training that is started again at once
+            prepare(tmp_path)
+    assert names(tmp_path) == []
+    (tmp_path / LOCK).write_text("process 1 on a machine that has gone")
+    prepare(tmp_path)
+
+
+def test_a_process_on_another_machine_is_named_as_it_has_named_itself(tmp_path):
+    with open(tmp_path / LOCK, "w") as file:
+        file.write("process 7 on elsewhere")
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert "(process 7 on elsewhere)" in refusal(tmp_path)
+
+
+def test_a_lock_file_that_its_last_holder_removes_meanwhile_holds_nothing(tmp_path, monkeypatch):
+    """Another opens the file, the holder removes it and lets go: what the other then gets is a file without a name."""
+    real, seen = fcntl.flock, []
+
+    def late(descriptor, kind):
+        if not seen:
+            os.remove(tmp_path / LOCK)
+        seen.append(descriptor)
+        return real(descriptor, kind)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with held(tmp_path):
+        assert len(seen) == 2
+        assert (tmp_path / LOCK).read_text().startswith(f"process {os.getpid()} on ")
+        monkeypatch.undo()
+        assert "is in use" in refusal(tmp_path)
+
+
+def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
+    def none_here(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(logdir.fcntl, "flock", none_here)
+    with held(tmp_path), held(tmp_path):
+        pass
+    assert names(tmp_path) == []
+
+
+def test_a_second_training_is_refused_before_anything_starts(cluster, tmp_path):
+    pids = [task.pid for task in cluster.tasks]
+    train(cluster, steps=10, seed=1, logdir=tmp_path)
+    before = contents(tmp_path)
+    with held(tmp_path), pytest.raises(OSError, match=rf"is in use by another training \(process {os.getpid()} on"):
+        train(cluster, steps=20, seed=1, logdir=tmp_path)
+    assert [task.pid for task in cluster.tasks] == pids
+    assert contents(tmp_path) == before
+
+
+def test_the_chief_holds_the_folder_and_decides_a_race(cluster, tmp_path, monkeypatch):
+    pid = next(task.pid for task in cluster.tasks if task.name == "worker:0")
+
+    def on_step(record, folder=str(tmp_path)):
+        from mnistdist.logdir import prepare
+
+        if record.local_step == 2:
+            try:
+                prepare(folder)
+            except OSError as error:
+                with open(f"{folder}/said", "a") as file:
+                    file.write(f"{error}\n")
+
+    train(cluster, steps=60, logdir=tmp_path, on_step=on_step)
+    assert (tmp_path / "said").read_text().count(f"(process {pid} on {socket.gethostname()})") >= 1
+    assert LOCK not in names(tmp_path)
+    monkeypatch.setattr(training, "prepare", lambda folder: None)  # two that have both found it free
+    with held(tmp_path), pytest.raises(TaskFailed, match="is in use by another training"):
+        train(cluster, steps=80, logdir=tmp_path)
+    assert first_step(train(cluster, steps=80, logdir=tmp_path)) >= 60
+
+
+def test_a_chief_that_is_started_again_has_the_folder_at_once(cluster, tmp_path):
+    def on_step(record, folder=str(tmp_path)):
+        if record.worker == 0 and record.global_step_after > 50 and not os.path.exists(f"{folder}/killed"):
+            open(f"{folder}/killed", "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run = train(cluster, steps=150, seed=1, logdir=tmp_path, restarts=1, on_step=on_step)
+    assert run.global_step >= 150
+    assert (tmp_path / "killed").exists()
+    assert steps_in(tmp_path)[-1] == run.global_step
+
+
+# ------------------------------------------------------------------------------- other batches in each part
+
+
+def looking():
+    """A model whose loss shows which batch it was: the sum of its pixels."""
+    x, y_ = tf.placeholder(tf.float32, [None, 784]), tf.placeholder(tf.float32, [None, 10])
+    weight = tf.get_variable("weight", [], initializer=tf.zeros_initializer())
+    total = tf.reduce_sum(x) + 0 * weight
+    return Graph(x, y_, tf.zeros_like(y_), total, tf.reduce_mean(y_))
+
+
+def few():
+    rng = np.random.default_rng(0)
+    return DataSet(rng.integers(0, 256, (500, 784), np.uint8), np.eye(10, dtype=np.float32)[np.arange(500) % 10])
+
+
+def test_each_part_of_a_training_draws_batches_of_its_own_and_the_first_as_ever(tmp_path):
+    part, batches = few(), []
+    options = {"data": Datasets(part, None, None), "seed": 1, "build_graph": looking, "batch_size": 20}
+    with Cluster(ps=1, workers=1) as cluster:
+        for folder, design, steps in (
+            (None, "fast", 25),
+            ("fast", "fast", 25),
+            ("fast", "fast", 50),
+            ("fast", "fast", 75),
+            ("listing", "listing", 25),
+            ("listing", "listing", 50),
+        ):
+            run = train(cluster, steps=steps, logdir=folder and tmp_path / folder, design=design, **options)
+            batches.append(run.steps.loss.round().tolist())
+    assert [len(each) for each in batches] == [25] * 6
+    plain, first, second, third, listing, further = batches
+    own = DataSet(*part.stored, seed=[1, 0])
+    np.testing.assert_allclose(plain, [own.next_batch(20)[0].sum() for _ in range(25)], atol=1)
+    assert plain == first == listing  # seed, worker and global step decide, in both designs
+    assert second == further
+    for one, other in (first, second), (second, third), (first, third):
+        assert sum(a == b for a, b in zip(one, other, strict=True)) <= 3  # by chance
+
+
+def test_a_worker_that_is_started_again_draws_other_batches(cluster, tmp_path):
+    def on_step(record, folder=str(tmp_path)):
+        if record.worker == 1:
+            with open(f"{folder}/batches", "a") as file:
+                file.write(f"{record.local_step} {record.loss:.0f}\n")
+        if record.worker == 1 and record.local_step == 3 and not os.path.exists(f"{folder}/killed"):
+            open(f"{folder}/killed", "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    options = {"data": Datasets(few(), None, None), "seed": 1, "build_graph": looking, "batch_size": 20}
+    train(cluster, steps=3000, restarts=1, on_step=on_step, design="listing", **options)
+    lines = [line.split() for line in (tmp_path / "batches").read_text().splitlines()]
+    firsts = [loss for step, loss in lines if step == "1"]
+    assert len(firsts) == 2
+    assert firsts[0] != firsts[1]
+
+
+def test_a_data_set_of_the_readers_own_is_left_alone():
+    from types import SimpleNamespace
+
+    from mnistdist.between_graph import _choose_order
+
+    session = SimpleNamespace(run=lambda *_: 60)
+    _choose_order(session, SimpleNamespace(count_start=None), SimpleNamespace(next_batch=None), None)
+    parts = [DataSet(np.zeros((50, 4), np.uint8), np.zeros(50, np.uint8), seed=1) for _ in range(2)]
+    _choose_order(session, SimpleNamespace(count_start=None), parts[0], None)
+    assert parts[0].next_rows(50).tolist() != parts[1].next_rows(50).tolist()
+
+
+# ------------------------------------------------------------------------------- refused before anything starts
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"restarts": -1}, "restarts"),
+        ({"restarts": True}, "restarts"),
+        ({"save_steps": 0}, "save_steps"),
+        ({"logdir": 3}, "logdir"),
+        ({"logdir": ""}, "logdir"),
+        ({"logdir": "a\0b"}, "logdir"),
+    ],
+)
+def test_bad_arguments_are_named(cluster, options, message):
+    with pytest.raises(ValueError, match=f"{message}: expected"):
+        train(cluster, steps=10, **options)
+
+
+def test_a_folder_that_can_not_be_made_is_named_before_anything_starts(cluster, tmp_path):
+    (tmp_path / "file").write_text("")
+    pids = [task.pid for task in cluster.tasks]
+    for path in (tmp_path / "file", tmp_path / "file" / "log"):
+        with pytest.raises(OSError, match=f"^logdir: no checkpoints can be kept in {path}: "):
+            train(cluster, steps=10, logdir=path)
+    assert [task.pid for task in cluster.tasks] == pids
+    command = [sys.executable, "-m", "mnistdist.distributed", "--job_name=worker", "--task_index=0"]
+    command += [f"--logdir={tmp_path}/file/log", f"--data_dir={tmp_path}/data"]
+    for each in (command, [sys.executable, "-m", "mnistdist.launch", "run", *command[5:]]):
+        done = subprocess.run(each, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1
+        assert f"--logdir: no checkpoints can be kept in {tmp_path}/file/log: Not a directory" in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert done.stdout == ""
+        assert not (tmp_path / "data").exists()
+
+
+# ------------------------------------------------------------------------------- the program
+
+
+def launch(*flags):
+    """Run `mnistdist run` with one worker: (exit status, what it said)."""
+    command = [sys.executable, "-m", "mnistdist.launch", "run", "--workers=1", "--save_steps=50", "--seed=1", *flags]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
+    return done.returncode, done.stdout
+
+
+@pytest.mark.skipif(not private_network_available(), reason="no network namespaces here: servers would be open to all")
+def test_the_program_goes_on_in_a_folder_that_was_renamed_and_refuses_what_is_not_its_own(tmp_path):
+    here, moved, data = tmp_path / "run[1]", tmp_path / "a*b\\c", f"--data_dir={tmp_path}/data"
+    status, said = launch("--train_steps=200", f"--logdir={here}", data)
+    assert status == 0, said
+    assert len(steps_in(here)) == 3
+    here.rename(moved)
+    *_, whole, last = steps_in(moved)
+    flip(moved / f"model.ckpt-{last}.data-00000-of-00001")
+    status, said = launch("--train_steps=250", f"--logdir={moved}", data)
+    assert status == 0, said
+    assert f"{moved}/model.ckpt-{last} is damaged: its data can't be read" in said
+    assert f"; training goes on from {moved}/model.ckpt-{whole}\n" in said
+    assert f"Worker 0: restored {moved}/model.ckpt-{whole}\n" in said
+    assert steps_in(moved)[-1] == 250
+    before = contents(moved)
+    status, said = launch("--train_steps=300", f"--logdir={moved}", data, "--hidden_units=50")
+    assert status == 1
+    (line,) = [line for line in said.splitlines() if "error: " in line]
+    assert "can't restore" in line
+    assert "its parameters_0 is float32 of shape (79510,), here it is float32 of shape (39760,)" in line
+    with held(moved):
+        status, said = launch("--train_steps=300", f"--logdir={moved}", data)
+    assert (status, said.count("\n")) == (1, 1)
+    assert re.search(rf"error: .*is in use by another training \(process {os.getpid()} on", said)
+    assert contents(moved) == before
+
+
+# ------------------------------------------------------------------------------- the page
+
+HELD_BY = {
+    "train again": "test_a_training_goes_on_from_its_checkpoint",
+    "copy it": "test_a_copy_goes_on_by_itself_and_so_does_a_renamed_folder",
+    "move or rename it": "test_a_copy_goes_on_by_itself_and_so_does_a_renamed_folder",
+    "name it as you like": "test_a_name_that_is_a_pattern_is_a_name",
+    "put it into another `logdir`": "test_a_folder_may_be_moved_copied_and_linked",
+    "keep files of your own there": "test_files_of_others_count_for_nothing_and_stay",
+    "put a checkpoint of your own `tf.train.Saver` there": (
+        "test_a_checkpoint_of_the_readers_own_saver_is_restored_and_kept_as_long_as_others"
+    ),
+    "lose or damage the file `checkpoint`": "test_the_list_of_checkpoints_may_be_lost_cut_or_of_another_folder",
+    "lose or damage the newest checkpoint": "test_a_damaged_checkpoint_is_passed_over_and_told",
+    "damage all of them": "test_where_no_checkpoint_is_whole_the_training_is_refused",
+    "other workers, `batch_size`, `seed` or `sync`": (
+        "test_other_workers_batches_seeds_and_designs_go_on_or_are_refused"
+    ),
+    "the same `seed`": "test_each_part_of_a_training_draws_batches_of_its_own_and_the_first_as_ever",
+    "another number of ps": "test_other_workers_batches_seeds_and_designs_go_on_or_are_refused",
+    "another `design`": "test_other_workers_batches_seeds_and_designs_go_on_or_are_refused",
+    "another model, or other `hidden_units`": (
+        "test_the_program_goes_on_in_a_folder_that_was_renamed_and_refuses_what_is_not_its_own"
+    ),
+    "the same variables, made in another order": "test_the_same_variables_in_another_order_are_never_mixed_up",
+    "another optimizer": "test_other_workers_batches_seeds_and_designs_go_on_or_are_refused",
+    "a second training at the same time": "test_a_second_training_is_refused_before_anything_starts",
+    "a folder that can't be written": "test_a_folder_that_can_not_be_made_is_named_before_anything_starts",
+}
+
+
+def test_each_row_of_the_page_is_held_by_a_test():
+    page = (ROOT / "book" / "checkpoints.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("|")]
+    assert [row for row in rows if not row.startswith(("with the ", "---"))] == list(HELD_BY)
+    assert all(name in globals() or hasattr(test_checkpoints, name) for name in HELD_BY.values())

@@ -11,7 +11,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from mnistdist import devices as device_rules
-from mnistdist.engines import activate_magics, unregister
+from mnistdist.engines import activate_magics, connect, unregister
 from mnistdist.errors import ClusterStartError, TaskFailed, describe_exit
 from mnistdist.network import listing_addresses, loopback_addresses, private_network_available
 from mnistdist.nursery import identity
@@ -251,8 +251,6 @@ class Cluster:
         return False
 
     def _connect(self, deadline):
-        import ipyparallel
-
         info = None
         while info is None:
             self._check("the controller did not come up", [], deadline)
@@ -261,7 +259,7 @@ class Cluster:
             time.sleep(0.02)
         self._info = info
         left = max(1.0, deadline - time.monotonic())
-        self.client = ipyparallel.Client(info, timeout=left, ipython_dir=str(self._processes.folder))
+        self.client = connect(info, timeout=left, ipython_dir=str(self._processes.folder))
 
     def _fork(self, names, deadline):
         """Start the named tasks; return when each has registered and has said that it is who it should be."""

@@ -25,8 +25,11 @@ _OURS = ("job_name", "task_index", "ps_hosts", "worker_hosts")
 _PR_SET_PDEATHSIG = 1
 
 
-def main(argv=None):
-    """Run the command line ``argv`` (default: the process's); returns the exit status."""
+def main(argv=None, inside=False):
+    """Run the command line ``argv`` (default: the process's); returns the exit status.
+
+    Where the tasks get a private network, this program is executed anew in the same process, with ``inside`` true.
+    """
     parser = argparse.ArgumentParser(
         prog="mnistdist", description="Train on MNIST with a cluster of local processes.", allow_abbrev=False
     )
@@ -55,7 +58,7 @@ def main(argv=None):
     )
     options, flags = parser.parse_known_args(argv)
     try:
-        return _run(options, flags)
+        return _run(options, flags, sys.argv[1:] if argv is None else argv, inside)
     except (UsageError, OSError) as error:
         print(f"mnistdist run: error: {error}", file=sys.stderr)
         return 1
@@ -70,12 +73,15 @@ def _count(text, least=1):
     return number
 
 
-def _run(options, flags):
+def _run(options, flags, argv, inside):
+    if inside:
+        spec = listing_addresses(options.ps, options.workers)
+        enter_private_network([parse_address(address)[0] for job in spec.values() for address in job])
     given = parse(flags)  # what is wrong with them is said once, here, and not by every task
     for name in _OURS:
         if given[name].present:
             raise UsageError(f"--{name} is what `mnistdist run` gives each task: use --ps, --workers and --network")
-    private = options.network != "host" and private_network_available()
+    private = inside or (options.network != "host" and private_network_available())
     if options.network == "private" and not private:
         raise UsageError("--network=private: this system allows no private network; use --network=host")
     if not private and options.network == "auto":
@@ -83,8 +89,8 @@ def _run(options, flags):
     spec = (listing_addresses if private else loopback_addresses)(options.ps, options.workers)
     hosts = [f"--{job}_hosts={','.join(addresses)}" for job, addresses in spec.items()]
     check(parse([*hosts, *flags, "--job_name=worker", "--task_index=0"]))
-    if private:
-        enter_private_network([parse_address(address)[0] for job in spec.values() for address in job])
+    if private and not inside:
+        _go_inside(argv)
     try:
         pins = devices.assign(
             options.ps,
@@ -99,6 +105,13 @@ def _run(options, flags):
     passed_on = [name for name in given if given[name].present and name != "num_gpus"]
     flags = [*hosts, *(f"--{name}={given[name].value}" for name in passed_on)]
     return _Tasks(pins, flags, options.restarts, given.wait_timeout, restores=given.logdir is not None).wait()
+
+
+def _go_inside(argv):
+    """Execute the program anew: only a process with one thread may enter, and importing NumPy has started others."""
+    path = [str(entry) for entry in sys.path]
+    code = f"import sys; sys.path[:] = {path!r}; from mnistdist.launch import main; sys.exit(main(inside=True))"
+    os.execv(sys.executable, [sys.executable, "-c", code, *argv])
 
 
 class _Tasks:

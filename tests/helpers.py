@@ -1,8 +1,21 @@
 """What several test modules do with processes."""
 
+import os
+import shutil
 import time
 
 import psutil
+import pytest
+
+
+def unprivileged(command):
+    """The command without the capabilities of root: as an ordinary user would run it, with the same files in reach."""
+    if os.geteuid() != 0:
+        return command
+    if not shutil.which("setpriv"):
+        pytest.skip("giving root's capabilities up needs setpriv, which is not installed here")
+    # The one that stays is needed to map user 0 to itself (user_namespaces(7)); an ordinary user maps another one.
+    return ["setpriv", "--bounding-set=-all,+setfcap", "--inh-caps=-all", *command]
 
 
 def wait_until(condition, timeout, what):

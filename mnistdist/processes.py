@@ -17,6 +17,8 @@ import weakref
 from collections import deque
 from pathlib import Path
 
+from mnistdist.errors import PLAIN
+
 # A proxy that is set for the web would catch the tasks' gRPC connections too, and hang them.
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 
@@ -71,7 +73,7 @@ class Processes:
         }
         # Nor is what the environment says to ipyparallel (a key, a profile) meant for this cluster: see engines.py.
         environment = {k: v for k, v in os.environ.items() if k.lower() not in _PROXIES and not k.startswith("IPP_")}
-        environment["IPYTHONDIR"] = str(self.folder / "ipython")
+        environment |= PLAIN | {"IPYTHONDIR": str(self.folder / "ipython")}  # messages quote logs
         with open(self.folder / "keeper.log", "wb") as log, theirs:
             self._keeper = subprocess.Popen(
                 [sys.executable, "-c", run.format("mnistdist.nursery"), json.dumps(settings)],

@@ -9,9 +9,8 @@ import subprocess
 import sys
 import time
 
-import psutil
 import pytest
-from helpers import alive, unprivileged, wait_until
+from helpers import alive, below, unprivileged, wait_until
 
 from mnistdist import devices
 from mnistdist import launch as launch_module
@@ -201,7 +200,7 @@ def test_an_ended_launcher_leaves_no_task(tmp_path, fatal):
     process = launch("--train_steps=1000000", f"--data_dir={tmp_path}/data")
     lines = iter(process.stdout.readline, "")
     assert any("Training begins" in line for line in lines)
-    tree = psutil.Process(process.pid).children(recursive=True)
+    tree = below(process.pid)
     assert len(tree) >= 3
     process.send_signal(signal.Signals[fatal])
     process.communicate(timeout=30)
@@ -214,8 +213,7 @@ def test_the_launcher_starts_a_killed_ps_again(tmp_path):
     process = launch("--restarts=1", *flags)
     lines = iter(process.stdout.readline, "")
     assert any("training step 400 done" in line for line in lines)
-    tasks = psutil.Process(process.pid).children(recursive=True)
-    next(each for each in tasks if "--job_name=ps" in each.cmdline()).kill()
+    below(process.pid, lambda each: "--job_name=ps" in each.cmdline())[0].kill()
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert re.search(r"^mnistdist run: ps:0 ended with SIGKILL: started again$", err, re.M), err

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from mnistdist.devices import assign, available_cores
-from mnistdist.errors import describe_exit
+from mnistdist.errors import PLAIN, describe_exit
 from mnistdist.network import enter_private_network, listing_addresses, loopback_addresses, parse_address
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,7 +52,7 @@ def run_tasks(peer, *, ps, coordinator, private, timeout, **settings):
     settings |= {"peer": peer, "spec": spec, "private": private, "tasks": tasks, "reporting": reporting}
     # A proxy that is set for the web would catch the tasks' gRPC connections too, and hang them.
     environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    environment["TF_CPP_MIN_LOG_LEVEL"] = environment.get("TF_CPP_MIN_LOG_LEVEL", "1")
+    environment |= PLAIN | {"TF_CPP_MIN_LOG_LEVEL": environment.get("TF_CPP_MIN_LOG_LEVEL", "1")}
     with tempfile.TemporaryDirectory(prefix="mnistdist-peer-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         (folder / "settings.json").write_text(json.dumps(settings))

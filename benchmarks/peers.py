@@ -21,6 +21,7 @@ from tqdm import tqdm
 from benchmarks.peer_processes import run_tasks
 from benchmarks.throughput import DESIGNS, EVERY, GOAL, WARM_UP, measure, validation_accuracy
 from mnistdist import Cluster, read_data_sets
+from mnistdist.errors import PLAIN
 from mnistdist.network import private_network_available
 from tools.environment import write_stamped
 
@@ -72,7 +73,8 @@ def measure_peer(name, repeat, validation, *, private, steps=None, every=EVERY, 
 
 def why_not_torch():
     """Why PyTorch's row is left out, in a few words; None when ``torch`` can be imported here."""
-    tried = subprocess.run([sys.executable, "-c", "import torch"], capture_output=True, text=True)
+    command, environment = [sys.executable, "-c", "import torch"], os.environ | PLAIN
+    tried = subprocess.run(command, env=environment, capture_output=True, text=True)
     return None if tried.returncode == 0 else tried.stderr.strip().rpartition("\n")[2]
 
 

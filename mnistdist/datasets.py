@@ -190,9 +190,9 @@ def read_data_sets(data_dir=None, one_hot=False, validation_size=5000, seed=None
 
     Args:
         data_dir: A directory with the four files. They are read, whatever the set (Fashion-MNIST, say), if
-            its images are of 28 x 28 pixels, the 784 inputs of the network. If it has none of them, MNIST is
-            written there, and the directory made if need be; any number of processes may do so at once. If
-            some are missing, they are added only where the others are MNIST's. ``None``: the package's copy.
+            its images are of 28 x 28 pixels, the 784 inputs of the network. If the directory is new or empty, or
+            holds only some of MNIST's own files, MNIST is written there; any number of processes may do so at
+            once. Hidden files don't count. ``None``: the package's copy.
         one_hot: Labels as float32 rows of 10 instead of uint8.
         validation_size: How many examples, the first of the training files, make the validation set.
         seed: As for ``DataSet``.
@@ -201,7 +201,8 @@ def read_data_sets(data_dir=None, one_hot=False, validation_size=5000, seed=None
         ``Datasets(train, validation, test)``: 55,000, 5,000 and 10,000 examples of MNIST by default.
 
     Raises:
-        DataError: A file is damaged, truncated or not what its name says, or files don't belong together.
+        DataError: A file is damaged, truncated or not what its name says, or files don't belong together; or some
+            are missing, and the directory holds something else.
         OSError: A file or directory can't be read or written.
         ValueError: ``validation_size`` is negative, or larger than the training files; or ``seed`` is below 0.
         TypeError: An argument is of another type.

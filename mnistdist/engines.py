@@ -7,6 +7,25 @@ import os
 import time
 
 
+def main():
+    """Entry of the controller's process: ipyparallel's own, set up by its command line alone."""
+    _ignore_configuration()
+    from ipyparallel.controller.app import IPController
+
+    IPController.launch_instance()
+
+
+def _ignore_configuration():
+    """Hide the machine's IPython configuration and start-up files from this process: they could open every door.
+
+    The user's own are out of sight already, because ``Processes`` gives IPython a folder of the cluster's.
+    """
+    from IPython.core import application
+
+    application.SYSTEM_CONFIG_DIRS.clear()
+    application.ENV_CONFIG_DIRS.clear()
+
+
 def run_engine(folder, engine_id, namespace):
     """Make this process an ipyparallel engine with the given id and namespace; returns when the engine ends."""
     from ipykernel.iostream import OutStream
@@ -19,7 +38,9 @@ def run_engine(folder, engine_id, namespace):
         def __init__(self, *args, **settings):
             super().__init__(*args, **settings, watchfd=False)
 
+    _ignore_configuration()
     config = Config()
+    config.IPKernelApp.exec_PYTHONSTARTUP = False
     config.IPEngine.out_stream_factory = PythonOutput
     config.IPEngine.enable_nanny = False  # the nursery watches the task, and says when it has ended
     config.IPEngine.max_heartbeat_misses = 0  # the keeper watches the controller
@@ -88,7 +109,12 @@ def connect(info, check, **options):
     """
     import ipyparallel
 
-    client = ipyparallel.Client(info, **options)
+    elsewhere = os.environ.pop("IPP_CURVE_SERVERKEY", None)  # the key of another controller's
+    try:
+        client = ipyparallel.Client(info, **options)
+    finally:
+        if elsewhere is not None:
+            os.environ["IPP_CURVE_SERVERKEY"] = elsewhere
     translate = client._build_targets
 
     def translate_checked(targets):

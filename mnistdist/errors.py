@@ -2,6 +2,9 @@
 
 import signal
 
+# For children whose output is read by a program: Python 3.13 colours tracebacks where Jupyter has set FORCE_COLOR.
+PLAIN = {"PYTHON_COLORS": "0"}
+
 
 def describe_exit(returncode):
     """Exit of a process in words: ``exit code 3`` or the signal's name, ``SIGKILL``."""

@@ -10,7 +10,12 @@ FLAGS = (
     ("integer", "task_index", None, "Which task of its job, from 0. Worker 0, the chief, initialises the model."),
     ("string", "ps_hosts", "192.168.233.201:2222", "Addresses of the ps tasks, host:port, separated by commas."),
     ("string", "worker_hosts", "192.168.233.202:2223,192.168.233.203:2224", "Addresses of the workers, likewise."),
-    ("string", "data_dir", "/tmp/mnist-data", "Directory of the data set's files; MNIST is put there if it has none."),
+    (
+        "string",
+        "data_dir",
+        "/tmp/mnist-data",
+        "Directory of the data set's files; MNIST is put there if it is new or empty.",
+    ),
     ("boolean", "download_only", False, "Put the data there and end; needs no job_name."),
     ("integer", "hidden_units", 100, "Units of the hidden layer."),
     ("integer", "train_steps", 1000000, "Global steps to train for: updates, or rounds with sync_replicas."),

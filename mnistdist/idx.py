@@ -32,6 +32,7 @@ _UNSIGNED_BYTE = 8
 MOST_EXAMPLES = 1_000_000  # a header may ask for terabytes; the largest set in use, EMNIST's, has 814,255
 _AT_ONCE = 2**20  # bytes
 _INSTEAD = "name an empty or new directory to have MNIST written there"
+_ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar")
 
 
 class DataError(ValueError):
@@ -55,7 +56,7 @@ def embedded_files():
 
 
 def files_in(data_dir):
-    """The four files in a directory, after putting MNIST there where nothing else is meant.
+    """The four files in a directory, after putting MNIST there if there is nothing else in it.
 
     Args:
         data_dir: A path, existing or not.
@@ -64,7 +65,7 @@ def files_in(data_dir):
         A dict from the name to the path.
 
     Raises:
-        DataError: It is no directory; or files are missing and those that are there are not MNIST's.
+        DataError: It is no directory; or files are missing, and there is something in it that is not MNIST's.
         OSError: The directory can't be read, made or written.
         TypeError: ``data_dir`` is no path.
     """
@@ -76,8 +77,11 @@ def files_in(data_dir):
     if not can_name_a_file(name):
         raise DataError(f"data_dir: expected the name of a directory, got {name!r}, which none can have")
     directory = Path(os.path.expanduser(data_dir))
-    if directory.exists() and not directory.is_dir():
-        raise DataError(f"{directory}: expected a directory, found a file; {_INSTEAD}")
+    if os.path.lexists(directory) and not directory.is_dir():
+        what = "a file" if directory.exists() else f"a link to {os.readlink(directory)}, which is not there"
+        raise DataError(f"{directory}: expected a directory, found {what}; {_INSTEAD}")
+    # In this order: what another process puts beside the four files when it has written them is no stranger to them.
+    entries = sorted(entry.name for entry in directory.iterdir()) if directory.exists() else []
     found = {}
     for name in _NAMES:
         for path in (directory / f"{name}.gz", directory / name):  # the last that exists
@@ -85,7 +89,7 @@ def files_in(data_dir):
                 found[name] = path
     missing = [name for name in _NAMES if name not in found]
     if missing:
-        _check_only_mnist(directory, found, missing)
+        _check_only_mnist(directory, entries, found, missing)
         directory.mkdir(parents=True, exist_ok=True)
     for name in missing:
         found[name] = directory / f"{name}.gz"
@@ -144,18 +148,36 @@ def read_idx(path, ndim):
     return array
 
 
-def _check_only_mnist(directory, found, missing):
-    """Refuse to mix MNIST into another set, whose files are incomplete or have names that are not read."""
+def _check_only_mnist(directory, entries, found, missing):
+    """Refuse to write MNIST into a directory that holds anything else: that is another set, or no place for one."""
     lack = f"{directory}: expected {', '.join(_NAMES)}, with or without .gz; missing: {', '.join(missing)}"
-    entries = sorted(entry.name for entry in directory.iterdir()) if directory.exists() else []
-    strangers = [name for name in entries if re.search("idx[13]", name)]
+    # A hidden file may be what an interrupted copy has left, and a new file system has lost+found.
+    strangers = [name for name in entries if not name.startswith(".") and name != "lost+found"]
     strangers = [name for name in strangers if name.removesuffix(".gz") not in _NAMES]
-    if strangers:
-        raise DataError(f"{lack}; found {', '.join(strangers)}. Rename these, or {_INSTEAD}")
+    links = [name for each in missing for name in (each, f"{each}.gz") if (directory / name).is_symlink()]
+    if strangers or links:
+        seen = [f"{name}, a link to {os.readlink(directory / name)}, which is not there" for name in links]
+        seen += strangers[:5] + [f"{len(strangers) - 5} more"] * (len(strangers) > 5)
+        raise DataError(f"{lack}; found {', '.join(seen)}. {_advice(directory, strangers, links)}, or {_INSTEAD}")
     embedded = embedded_files()
     for name, path in found.items():
         if not np.array_equal(read_idx(path, _NAMES[name]), read_idx(embedded[name], _NAMES[name])):
             raise DataError(f"{lack}; found {path.name}, not of MNIST. Add the missing, or {_INSTEAD}")
+
+
+def _advice(directory, strangers, links):
+    """What to do about a directory without the four files, by what there is instead."""
+    # As torchvision has it: raw/ beside processed/, both in a directory named for the set.
+    for raw in [directory / "raw", *directory.glob("*/raw"), directory.parent / "raw"]:
+        if any(os.path.exists(raw / f"{name}{ending}") for name in _NAMES for ending in ("", ".gz")):
+            return f"If {raw} is meant, name that as data_dir"
+    if links:
+        return "Mend the link"
+    if any(name.endswith(_ARCHIVES) for name in strangers):
+        return "Unpack the archive there"
+    if any(re.search("idx[13]", name) for name in strangers):
+        return "Rename these"
+    return "Name the directory that has the four files"
 
 
 def _copy(source, target):

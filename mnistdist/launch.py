@@ -27,9 +27,12 @@ _OURS = ("job_name", "task_index", "ps_hosts", "worker_hosts")
 _PR_SET_PDEATHSIG = 1
 
 
-def main(argv=None):
-    """Run the command line ``argv`` (default: the process's); returns the exit status."""
-    return guarded("mnistdist run", lambda: _main(argv))
+def main(argv=None, inside=False):
+    """Run the command line ``argv`` (default: the process's); returns the exit status.
+
+    Where the tasks get a private network, this program is executed anew in the same process, with ``inside`` true.
+    """
+    return guarded("mnistdist run", lambda: _main(sys.argv[1:] if argv is None else argv, inside))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -38,7 +41,7 @@ class _Parser(argparse.ArgumentParser):
         (complain if file is sys.stderr else say)(message, end="")
 
 
-def _main(argv):
+def _main(argv, inside):
     parser = _Parser(
         prog="mnistdist", description="Train on MNIST with a cluster of local processes.", allow_abbrev=False
     )
@@ -67,7 +70,7 @@ def _main(argv):
     )
     options, flags = parser.parse_known_args(argv)
     try:
-        return _run(options, flags)
+        return _run(options, flags, argv, inside)
     except (UsageError, OSError) as error:
         complain(f"mnistdist run: error: {error}")
         return 1
@@ -82,12 +85,15 @@ def _count(text, least=1):
     return number
 
 
-def _run(options, flags):
+def _run(options, flags, argv, inside):
+    if inside:
+        spec = listing_addresses(options.ps, options.workers)
+        enter_private_network([parse_address(address)[0] for job in spec.values() for address in job])
     given = parse(flags)  # what is wrong with them is said once, here, and not by every task
     for name in _OURS:
         if given[name].present:
             raise UsageError(f"--{name} is what `mnistdist run` gives each task: use --ps, --workers and --network")
-    private = options.network != "host" and private_network_available()
+    private = inside or (options.network != "host" and private_network_available())
     if options.network == "private" and not private:
         raise UsageError("--network=private: this system allows no private network; use --network=host")
     if not private and options.network == "auto":
@@ -97,8 +103,8 @@ def _run(options, flags):
     check(parse([*hosts, *flags, "--job_name=worker", "--task_index=0"]))
     if given.logdir is not None:
         prepare(given.logdir, "--logdir")
-    if private:
-        enter_private_network([parse_address(address)[0] for job in spec.values() for address in job])
+    if private and not inside:
+        _go_inside(argv)
     try:
         pins = devices.assign(
             options.ps,
@@ -113,6 +119,13 @@ def _run(options, flags):
     passed_on = [name for name in given if given[name].present and name != "num_gpus"]
     flags = [*hosts, *(f"--{name}={given[name].value}" for name in passed_on)]
     return _Tasks(pins, flags, options.restarts, given.wait_timeout, restores=given.logdir is not None).wait()
+
+
+def _go_inside(argv):
+    """Execute the program anew: only a process with one thread may enter, and importing NumPy has started others."""
+    path = [str(entry) for entry in sys.path]
+    code = f"import sys; sys.path[:] = {path!r}; from mnistdist.launch import main; sys.exit(main(inside=True))"
+    os.execv(sys.executable, [sys.executable, "-c", code, *argv])
 
 
 class _Tasks:

@@ -6,6 +6,7 @@ own nobody else reaches them, no port clashes, and they can have the very addres
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import ipaddress
 import os
@@ -143,9 +144,14 @@ def enter_private_network(hosts=()):
     """Move this process, and the children it starts from now on, to a network of their own.
 
     The new network has a loopback interface with 127.0.0.1 and every IPv4 address of ``hosts`` on it, and no way
-    out or in. Needs no privilege where the system allows user namespaces. Raises ``OSError`` where it doesn't, and
-    must be called while the process has a single thread, so before TensorFlow is imported (unshare(2), EINVAL).
+    out or in. Needs no privilege where the system allows user namespaces, and raises ``OSError`` where it doesn't. The
+    process must have a single thread, so call this before anything imports NumPy or TensorFlow: an ordinary user may
+    not go there with several threads, and those of root would stay where they are (unshare(2)).
     """
+    threads = len(os.listdir("/proc/self/task"))
+    if threads > 1:
+        what = "enter the private network before anything starts one, as importing NumPy or TensorFlow does"
+        raise OSError(errno.EINVAL, f"this process has {threads} threads: {what}")
     libc = ctypes.CDLL(None, use_errno=True)
 
     def unshare(flags):
@@ -156,7 +162,7 @@ def enter_private_network(hosts=()):
     try:
         unshare(_CLONE_NEWNET)
     except PermissionError:
-        uid, gid = os.getuid(), os.getgid()
+        uid, gid = os.geteuid(), os.getegid()
         unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
         for name, text in (
             ("setgroups", "deny"),

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import psutil
 
+from mnistdist.errors import PLAIN
+
 # A proxy that is set for the web would catch the tasks' gRPC connections too, and hang them.
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 
@@ -58,8 +60,12 @@ class Processes:
             "servers": servers,
             "private_hosts": hosts if private else None,
             "controller": [
-                *(sys.executable, "-c", run.format("ipyparallel.controller.app")),
+                *(sys.executable, "-c", run.format("mnistdist.engines")),
                 f"--profile-dir={profile}",
+                *(f"--IPController.{side}_ip=127.0.0.1" for side in ("client", "monitor")),
+                *(f"--IPController.{side}_transport=tcp" for side in ("client", "monitor")),
+                "--IPController.location=127.0.0.1",  # the client is on this machine, whatever its name resolves to
+                "--IPController.enable_curve=False",
                 "--IPController.use_threads=True",  # 2 processes instead of 9
                 "--IPController.engine_transport=ipc",  # Unix sockets reach into a private network
                 f"--IPController.engine_ip={self.folder}/e",
@@ -67,8 +73,9 @@ class Processes:
                 f"--HeartMonitor.max_heartmonitor_misses={10**9}",  # the nursery knows better who has ended
             ],
         }
-        environment = {k: v for k, v in os.environ.items() if k.lower() not in _PROXIES}
-        environment["IPYTHONDIR"] = str(self.folder / "ipython")
+        # Nor is what the environment says to ipyparallel (a key, a profile) meant for this cluster: see engines.py.
+        environment = {k: v for k, v in os.environ.items() if k.lower() not in _PROXIES and not k.startswith("IPP_")}
+        environment |= PLAIN | {"IPYTHONDIR": str(self.folder / "ipython")}  # messages quote logs
         with open(self.folder / "keeper.log", "wb") as log, theirs:
             self._keeper = subprocess.Popen(
                 [sys.executable, "-c", run.format("mnistdist.nursery"), json.dumps(settings)],

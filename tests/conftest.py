@@ -8,8 +8,10 @@ import textwrap
 import pytest
 
 from mnistdist import Cluster
+from mnistdist.errors import PLAIN
 
 os.environ.setdefault("MNISTDIST_PROGRESS", "0")
+os.environ.update(PLAIN)  # tests read what their children say
 # A minute or more each: where files run beside each other, these begin first, or one would be left running alone.
 LONG = ["test_cluster", "test_distributed", "test_faults", "test_logdir", "test_peers", "test_training"]
 LONG += ["program", "when_it_goes_wrong"]

@@ -6,6 +6,7 @@ import socket
 from typing import NamedTuple
 
 import psutil
+from helpers import alive, below
 
 _LISTENING = {"tcp": "0A", "tcp6": "0A", "udp": "07", "udp6": "07"}  # UDP: bound, and connected to nobody
 
@@ -22,7 +23,7 @@ class Open(NamedTuple):
 def tree_of(cluster):
     """All processes of a cluster, this one, its client, included."""
     keeper = psutil.Process(cluster._processes._keeper.pid)
-    return [psutil.Process(), keeper, *keeper.children(recursive=True)]
+    return [psutil.Process(), keeper, *below(keeper.pid)]
 
 
 def open_sockets(processes, seen_by="self"):
@@ -53,10 +54,10 @@ def _table(seen_by, name):
 
 def _owners(processes):
     owners = {}
-    for process in processes:
-        with contextlib.suppress(FileNotFoundError):  # it has ended
+    for process in alive(processes):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
             for fd in os.listdir(f"/proc/{process.pid}/fd"):
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                     kind, _, inode = os.readlink(f"/proc/{process.pid}/fd/{fd}").partition(":")
                     if kind == "socket":
                         owners.setdefault(inode.strip("[]"), {})[process.pid] = None

@@ -7,12 +7,14 @@ import shutil
 import socket
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import ipyparallel
 import psutil
 import pytest
 from book_rules import ROOT
+from helpers import alive
 from open_ports import open_sockets, open_unix_sockets, tree_of
 from page_rules import section
 
@@ -50,7 +52,7 @@ def test_outside_the_private_network_only_the_controller_listens_and_on_127_0_0_
     assert {(each.protocol, each.host) for each in found} == {("tcp", "127.0.0.1")}
     assert {each.port for each in found} > client_ports(info)
     assert len(found) == len(client_ports(info)) + 1  # and the one on which the controller's threads tell the hub
-    controllers = {process.pid for process in tree if "ipyparallel.controller" in " ".join(process.cmdline())}
+    controllers = {each.pid for each in alive(tree, lambda each: "mnistdist.engines" in " ".join(each.cmdline()))}
     assert {pid for each in found for pid in each.pids} <= controllers
 
 
@@ -100,6 +102,109 @@ def test_on_the_hosts_network_each_task_listens_on_every_interface_and_nothing_e
     others = {host for _, host, _, pids in found if pids[0] not in dict(tasks)}
     assert others == {"127.0.0.1"}
     assert all(host in EVERYWHERE for _, host, _, pids in found if pids[0] in dict(tasks))
+
+
+# ------------------------------------------------------------------------- what a configuration can't change
+
+CONFIGURED = """
+import os
+marked = "import pathlib; pathlib.Path(os.environ['MARKS'], {mark!r}).touch()"
+c = get_config()
+for side in ("", "client_", "engine_", "monitor_"):
+    setattr(c.IPController, side + "ip", "*")
+    setattr(c.IPController, side + "transport", "tcp")
+c.IPController.location = "192.0.2.1"
+c.IPController.ssh_server = c.IPController.engine_ssh_server = c.IPEngine.sshserver = "nobody@192.0.2.1"
+c.IPController.ports = "45000-45099"
+c.IPController.enable_curve = True
+c.IPController.use_threads = False
+c.IPController.db_class = "nowhere.NoSuchClass"
+c.Session.key = b"known"
+c.Session.debug = True
+c.IPEngine.out_stream_factory = "nowhere.NoSuchClass"
+c.IPEngine.registration_url = "tcp://192.0.2.1:1"
+c.InteractiveShellApp.exec_lines = c.IPKernelApp.exec_lines = ["import os", marked]
+exec(marked)
+"""
+READ = ("ipython", "startup")
+START = f"""
+import json, os, sys
+sys.path.insert(0, {str(HERE)!r})
+from mnistdist import Cluster
+from open_ports import open_sockets, open_unix_sockets, tree_of
+with Cluster(ps=1, workers=2, network="private") as cluster:
+    tree = tree_of(cluster)
+    print(json.dumps({{
+        "open": open_sockets(tree),
+        "unix": [os.path.dirname(name) == str(cluster._processes.folder) for name in open_unix_sockets(tree)],
+        "info": cluster._info,
+        "names": cluster.workers.apply_sync(lambda: [name for name in globals() if name.startswith("from_")]),
+        "environment": [name for name in os.environ if name.startswith("IPP_")],
+    }}))
+"""
+
+
+@pytest.fixture
+def configured(tmp_path):
+    """An environment of Python's with IPython's files in it, for its programs and in the user's own folder.
+
+    They leave marks if they are read: returns the interpreter, environment variables, and the folder for the marks.
+    """
+    venv.create(tmp_path / "env", symlinks=True)
+    marks, own = tmp_path / "marks", tmp_path / "ipython"
+    marks.mkdir()
+    for folder in (tmp_path / "env" / "etc" / "ipython", own, own / "profile_default"):
+        (folder / "startup").mkdir(parents=True)
+        where = str(folder.relative_to(tmp_path)).replace("/", "-")
+        for name in ("ipython", "ipcontroller", "ipengine", "ipython_kernel"):
+            (folder / f"{name}_config.py").write_text(CONFIGURED.replace("{mark!r}", f"'{where}-{name}'"))
+        start_up = f"import os; open(os.path.join(os.environ['MARKS'], '{where}-startup'), 'w'); from_{len(where)} = 1"
+        (folder / "startup" / "10.py").write_text(start_up)
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "MARKS": str(marks), "IPYTHONDIR": str(own)}
+    environment |= {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    return tmp_path / "env" / "bin" / "python", environment, marks
+
+
+def start_with(python, environment, code=START):
+    done = subprocess.run([python, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_ipythons_configuration_leaves_its_marks_where_it_is_read(configured):
+    """The fixture is no dud: IPython itself reads the files of the machine and the user's, and runs their start-up."""
+    python, environment, marks = configured
+    start_with(python, environment, "from IPython import start_ipython; start_ipython(['-c', '1'])")
+    read = sorted(path.name for path in marks.iterdir())
+    assert read == [f"{where}-{what}" for where in ("env-etc-ipython", "ipython-profile_default") for what in READ]
+
+
+@needs_namespaces
+@pytest.mark.parametrize("source", ["one line", "files", "environment"])
+def test_no_configuration_of_ipythons_opens_a_door(configured, tmp_path, source):
+    """Neither the machine's or the user's files, nor the variables in which ipyparallel looks for another cluster."""
+    python, environment, marks = configured
+    if source != "files":
+        for path in [*tmp_path.glob("*/**/*_config.py"), *tmp_path.glob("*/**/startup/*.py")]:
+            path.unlink()
+    if source == "one line":
+        (tmp_path / "env/etc/ipython/ipcontroller_config.py").write_text("get_config().IPController.ip = '*'")
+    if source == "environment":
+        (tmp_path / "start_up.py").write_text("from_python_startup = 1")
+        environment |= {"IPP_SESSION_KEY": "known", "IPP_CLUSTER_ID": "x", "IPP_PROFILE_DIR": str(tmp_path)}
+        environment |= {"IPP_ENABLE_CURVE": "1", "IPP_CONNECTION_INFO": "{}", "IPP_CURVE_SERVERKEY": "k" * 40}
+        environment |= {"IPP_CURVE_SECRETKEY": "k" * 40, "IPP_CURVE_PUBLICKEY": "k" * 40}
+        environment |= {"PYTHONSTARTUP": str(tmp_path / "start_up.py")}
+    found = json.loads(start_with(python, environment))
+    assert {(protocol, host) for protocol, host, _, _ in found["open"]} == {("tcp", "127.0.0.1")}
+    assert found["unix"] and all(found["unix"])
+    info = found["info"]
+    assert (info["interface"], info["location"], info["ssh"]) == ("tcp://127.0.0.1", "127.0.0.1", "")
+    assert not info["curve_serverkey"]
+    assert len(info["key"]) >= 32
+    assert found["names"] == [[], []]
+    assert list(marks.iterdir()) == []
+    assert sorted(found["environment"]) == sorted(name for name in environment if name.startswith("IPP_"))
 
 
 # ------------------------------------------------------------------------------------- who gets an answer
@@ -217,9 +322,10 @@ def test_the_connection_files_are_their_owners_alone(cluster):
 
 def test_the_key_is_in_no_command_line_and_no_environment(cluster, info):
     """Command lines are open to every user of the machine."""
-    for process in tree_of(cluster):
-        assert info["key"] not in " ".join(process.cmdline())
-        assert info["key"] not in " ".join(process.environ().values())
+    tree = tree_of(cluster)
+    told = alive(tree, lambda process: process.cmdline() and process.environ())
+    assert [process.pid for process in told] == [process.pid for process in tree]
+    assert alive(tree, lambda process: info["key"] in " ".join([*process.cmdline(), *process.environ().values()])) == []
 
 
 @pytest.mark.parametrize("key", ["", "wrong"])

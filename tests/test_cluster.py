@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import ipyparallel
-import psutil
 import pytest
-from helpers import alive, wait_until
+from helpers import alive, below, wait_until
+from open_ports import tree_of
 
 from mnistdist import Cluster, ClusterStartError, Task
 from mnistdist.errors import TaskFailed, describe_exit
@@ -54,8 +54,7 @@ def test_tasks_are_real_processes_that_know_who_they_are(cluster):
 
 
 def test_an_idle_cluster_uses_no_processor(cluster):
-    tree = psutil.Process(cluster._processes._keeper.pid)
-    tree = [tree, *tree.children(recursive=True)]
+    tree = tree_of(cluster)[1:]  # without the client
     assert {task.pid for task in cluster.tasks} < {process.pid for process in tree}
 
     def used():
@@ -257,6 +256,19 @@ def test_logs_hold_what_tensorflow_says(cluster):
     assert cluster.logs(cluster.tasks[0], 1).count("\n") == 0
 
 
+def test_what_a_tasks_children_say_has_no_colours(cluster):
+    """Python 3.13 colours the tracebacks of children in every kernel and engine, whose output then can't be parsed."""
+
+    def failing_child():
+        import subprocess
+        import sys
+
+        failed = subprocess.run([sys.executable, "-c", "raise RuntimeError('why')"], capture_output=True, text=True)
+        return os.environ["FORCE_COLOR"], os.environ.get("PYTHON_COLORS"), failed.stderr.splitlines()[-1]
+
+    assert cluster["worker", 0].apply_sync(failing_child) == ("1", "0", "RuntimeError: why")
+
+
 def test_unknown_tasks_are_named(cluster):
     for name in ("worker:2", ("worker", 2), "chief", 7):
         with pytest.raises(KeyError, match="expected one of ps:0, worker:0, worker:1"):
@@ -267,8 +279,7 @@ def test_stop_leaves_nothing_and_keeps_the_logs():
     cluster = Cluster(ps=1, workers=1)
     assert cluster.start() is cluster
     folder = cluster._processes.folder
-    children = psutil.Process().children(recursive=True)
-    tree = [p for p in children if str(folder) in " ".join(p.cmdline())]
+    tree = below(os.getpid(), lambda process: str(folder) in " ".join(process.cmdline()))
     assert len(tree) >= 4  # keeper, controller, nursery, tasks
     cluster.stop()
     cluster.stop()
@@ -407,11 +418,11 @@ def test_nothing_outlives_a_killed_client(run_python, fatal, moment):
     client = run_python(CLIENT, stdin=-1)
     assert client.stdout.readline() == "starting\n"
     if moment == "start-up":
-        wait_until(lambda: len(psutil.Process(client.pid).children(recursive=True)) >= 3, 30, "the tree's start")
+        wait_until(lambda: len(below(client.pid)) >= 3, 30, "the tree's start")
         folder = None
     else:
         folder = Path(client.stdout.readline().strip())
-    tree = psutil.Process(client.pid).children(recursive=True)
+    tree = below(client.pid)
     assert len(tree) >= 3
     if moment == "stop":
         client.stdin.write("\n")
@@ -427,8 +438,8 @@ def test_nothing_outlives_a_killed_client(run_python, fatal, moment):
 def test_an_interrupt_during_start_up_leaves_nothing(run_python):
     client = run_python(CLIENT, stdin=-1)
     assert client.stdout.readline() == "starting\n"
-    wait_until(lambda: len(psutil.Process(client.pid).children(recursive=True)) >= 3, 30, "the tree's start")
-    tree = psutil.Process(client.pid).children(recursive=True)
+    wait_until(lambda: len(below(client.pid)) >= 3, 30, "the tree's start")
+    tree = below(client.pid)
     client.send_signal(signal.SIGINT)
     client.wait(timeout=20)
     assert "KeyboardInterrupt" in client.stderr.read()
@@ -439,10 +450,10 @@ def test_an_interrupt_during_start_up_leaves_nothing(run_python):
 def test_losing_any_part_of_the_tree_ends_it_whole(victim):
     with Cluster(ps=1, workers=1) as cluster:
         folder = cluster._processes.folder
-        keeper = psutil.Process(cluster._processes._keeper.pid)
-        tree = [keeper, *keeper.children(recursive=True)]
-        (nursery,) = [p for p in keeper.children() if p.pid in {psutil.Process(t.pid).ppid() for t in cluster.tasks}]
-        (controller,) = [p for p in keeper.children() if p != nursery]
+        keeper, *rest = tree = tree_of(cluster)[1:]
+        own = sorted(task.pid for task in cluster.tasks)
+        (nursery,) = alive(rest, lambda process: own == sorted(child.pid for child in process.children()))
+        (controller,) = alive(rest, lambda process: process.ppid() == keeper.pid and process != nursery)
         waiting = cluster.workers.apply_async(time.sleep, 60)
         {"keeper": keeper, "controller": controller, "nursery": nursery}[victim].kill()
         with pytest.raises((ipyparallel.error.RemoteError, ipyparallel.error.CompositeError), match="died"):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from idx_sets import DATA, ZIPPED, names_in, refused, small_set, write
 
-from mnistdist import idx, read_data_sets
+from mnistdist import idx, read_data_sets, train
 
 ROOT = Path(__file__).parents[1]
 READ = """
@@ -45,10 +45,10 @@ def test_a_new_or_empty_directory_is_filled_with_mnist(tmp_path, monkeypatch):
         assert path.read_bytes() == (DATA / path.name).read_bytes()
         assert path.stat().st_mode == (tmp_path / "ordinary").stat().st_mode  # readable as any new file is
     monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "here").mkdir()
-    (tmp_path / "here" / "README").write_text("a directory with something else in it")
+    for name in (".gitignore", "lost+found"):  # a hidden file, and what a new file system has
+        (tmp_path / "here" / name).mkdir(parents=True)
     read_data_sets("~/here")
-    assert names_in(tmp_path / "here") == ["README", *ZIPPED]
+    assert names_in(tmp_path / "here") == sorted([".gitignore", "lost+found", *ZIPPED])
 
 
 def test_an_interrupted_fill_is_completed(tmp_path):
@@ -72,23 +72,102 @@ def test_mnist_is_not_mixed_into_another_set(tmp_path):
 
 
 def test_files_that_another_process_adds_meanwhile_are_no_strangers(tmp_path, monkeypatch):
-    check = idx._check_only_mnist
+    """All four, and a folder of its own beside them, as the classic program makes one for its checkpoints."""
+    iterdir = Path.iterdir
 
-    def after_another_process(directory, found, missing):
-        shutil.copy(DATA / ZIPPED[0], directory)
-        check(directory, found, missing)
+    def and_another_process(directory):
+        entries = list(iterdir(directory))
+        for name in ZIPPED:
+            shutil.copy(DATA / name, directory)
+        (directory / "tmpcheckpoints").mkdir()
+        return entries
 
-    monkeypatch.setattr(idx, "_check_only_mnist", after_another_process)
+    monkeypatch.setattr(Path, "iterdir", and_another_process)
     assert read_data_sets(tmp_path).train.num_examples == 55_000
-    assert names_in(tmp_path) == ZIPPED
+    monkeypatch.undo()
+    assert names_in(tmp_path) == [*ZIPPED[:2], "tmpcheckpoints", *ZIPPED[2:]]
+    read_data_sets(tmp_path)
 
 
-@pytest.mark.parametrize("stranger", ["train-images.idx3-ubyte", "emnist-letters-train-labels-idx1-ubyte.gz"])
-def test_mnist_is_not_written_beside_a_set_under_other_names(tmp_path, stranger):
-    (tmp_path / stranger).write_bytes(b"")
-    with refused(tmp_path, stranger, "Rename", "missing: train-images-idx3-ubyte"):
+def links(folder, ending=""):
+    for name in ZIPPED:
+        (folder / (name.removesuffix(".gz") + ending)).symlink_to(f"/not/there/{name}")
+
+
+def torchvision(folder, below=""):
+    (folder / below / "processed").mkdir(parents=True)
+    (folder / below / "processed" / "training.pt").write_bytes(b"a tensor")
+    write(folder / below / "raw", small_set())
+
+
+RENAME = "Rename these, or name an empty or new directory"
+OTHER = "Name the directory that has the four files, or name an empty"
+STRANGERS = {
+    "dotted": (
+        lambda folder: (folder / "train-images.idx3-ubyte").touch(),
+        ["found train-images.idx3-ubyte. " + RENAME],
+    ),
+    "emnist": (lambda folder: (folder / "emnist-letters-train-labels-idx1-ubyte.gz").touch(), [RENAME]),
+    "links": (links, ["found train-images-idx3-ubyte, a link to /not/there/train-images-idx3", "Mend the link"]),
+    "packed links": (lambda folder: links(folder, ".gz"), ["ubyte.gz, a link to /not/there/", "Mend the link"]),
+    "a zip": (lambda folder: (folder / "archive.zip").touch(), ["found archive.zip. Unpack the archive there"]),
+    "a tar": (lambda folder: (folder / "mnist.tar.gz").touch(), ["found mnist.tar.gz. Unpack the archive there"]),
+    "torchvision's root": (lambda folder: torchvision(folder, "MNIST"), ["If {}/MNIST/raw is meant, name that"]),
+    "torchvision's": (torchvision, ["found processed, raw. If {}/raw is meant, name that as data_dir"]),
+    "tensors": (lambda folder: (folder / "training.pt").touch(), ["found training.pt. " + OTHER]),
+    "a download cut off": (lambda folder: (folder / f"{ZIPPED[0]}.part").touch(), [f"found {ZIPPED[0]}.part"]),
+    "a README": (lambda folder: (folder / "README").touch(), ["found README. " + OTHER]),
+    "a project": (
+        lambda folder: [(folder / f"{i}.py").touch() for i in range(9)],
+        ["0.py, 1.py, 2.py, 3.py, 4.py, 4 more"],
+    ),
+}
+
+
+@pytest.mark.parametrize("what", STRANGERS)
+def test_nothing_is_written_beside_anything_else(tmp_path, what):
+    make, parts = STRANGERS[what]
+    folder = tmp_path / "data"
+    folder.mkdir()
+    make(folder)
+    before = sorted(folder.rglob("*"))
+    parts = [part.format(folder) for part in parts]
+    with refused(folder, "missing: train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k", *parts):
+        read_data_sets(folder)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_torchvisions_processed_folder_leads_to_the_raw_one(tmp_path):
+    torchvision(tmp_path)
+    with refused(f"found training.pt. If {tmp_path}/raw is meant"):
+        read_data_sets(tmp_path / "processed")
+    assert read_data_sets(tmp_path / "raw", validation_size=0).train.num_examples == 12
+
+
+def test_mnists_own_files_beside_a_stranger_are_not_completed(tmp_path):
+    shutil.copy(DATA / ZIPPED[0], tmp_path)
+    (tmp_path / "notes.txt").touch()
+    with refused("found notes.txt. Name the directory"):
         read_data_sets(tmp_path)
-    assert names_in(tmp_path) == [stranger]
+    for name in ZIPPED:
+        shutil.copy(DATA / name, tmp_path)
+    assert read_data_sets(tmp_path).train.num_examples == 55_000  # nothing to be written: the rest is of no concern
+    assert names_in(tmp_path) == ["notes.txt", *ZIPPED]
+
+
+def test_program_and_train_refuse_such_a_directory_too(tmp_path):
+    class Running:
+        workers = (0, 1)
+
+    links(tmp_path)
+    before = names_in(tmp_path)
+    with refused(tmp_path, "Mend the link"):
+        train(Running(), steps=1, data=str(tmp_path))
+    command = [sys.executable, "-m", "mnistdist.distributed", "--download_only", f"--data_dir={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith(f"mnistdist.distributed: error: --data_dir: {tmp_path}: expected")
+    assert names_in(tmp_path) == before
 
 
 def test_three_processes_fill_a_directory_at_once(tmp_path):
@@ -116,6 +195,9 @@ def test_directories_that_can_not_be(tmp_path):
         read_data_sets(file / "below")
     with refused("data_dir: expected the name of a directory"):
         read_data_sets("")
+    (tmp_path / "link").symlink_to("not/there")
+    with refused("link: expected a directory, found a link to not/there, which is not there; name an empty"):
+        read_data_sets(tmp_path / "link")
     write(tmp_path / "set", small_set())
     (tmp_path / "set" / "t10k-labels-idx1-ubyte").unlink()
     (tmp_path / "set" / "t10k-labels-idx1-ubyte").mkdir()

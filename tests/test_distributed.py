@@ -14,7 +14,7 @@ import time
 
 import psutil
 import pytest
-from helpers import alive, wait_until
+from helpers import alive, below, unprivileged, wait_until
 
 from mnistdist import devices, distributed
 from mnistdist import launch as launch_module
@@ -264,6 +264,19 @@ def test_the_launcher_starts_prefixes_and_ends(tmp_path):
     assert len(re.findall(r"^\[worker:\d\] validation accuracy = ", out, re.M)) == 2
 
 
+@pytest.mark.parametrize("network", ["auto", "private"])
+def test_the_launcher_needs_no_privilege(tmp_path, network):
+    """The flags are checked with NumPy imported, and its threads must not keep the tasks out of a private network."""
+    if not private_network_available():
+        pytest.skip("this system allows no network namespaces")
+    flags = ["--train_steps=20", f"--data_dir={tmp_path}/data", f"--network={network}"]
+    command = [sys.executable, "-m", "mnistdist.launch", "run", *flags]
+    done = subprocess.run(unprivileged(command), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "No private network" not in done.stderr
+    assert len(re.findall(r"^\[worker:\d\] validation accuracy = ", done.stdout, re.M)) == 2
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -281,18 +294,16 @@ def test_the_launcher_refuses_bad_flags_before_it_starts_anything(flags, message
     assert "[" not in out
 
 
-@pytest.mark.parametrize("fatal", ["SIGINT", "SIGKILL"])
+@pytest.mark.parametrize("fatal", ["SIGINT", "SIGTERM", "SIGKILL"])
 def test_an_ended_launcher_leaves_no_task(tmp_path, fatal):
-    import signal
-
     process = launch("--train_steps=1000000", f"--data_dir={tmp_path}/data")
     lines = iter(process.stdout.readline, "")
     assert any("Training begins" in line for line in lines)
-    tree = psutil.Process(process.pid).children(recursive=True)
+    tree = below(process.pid)
     assert len(tree) >= 3
     process.send_signal(signal.Signals[fatal])
     process.communicate(timeout=30)
-    assert process.returncode == (128 + signal.SIGINT if fatal == "SIGINT" else -signal.SIGKILL)
+    assert process.returncode == (-signal.SIGKILL if fatal == "SIGKILL" else 128 + signal.Signals[fatal])
     wait_until(lambda: not alive(tree), 10, "the end of every task")
 
 
@@ -301,8 +312,7 @@ def test_the_launcher_starts_a_killed_ps_again(tmp_path):
     process = launch("--restarts=1", *flags)
     lines = iter(process.stdout.readline, "")
     assert any("training step 400 done" in line for line in lines)
-    tasks = psutil.Process(process.pid).children(recursive=True)
-    next(each for each in tasks if "--job_name=ps" in each.cmdline()).kill()
+    below(process.pid, lambda each: "--job_name=ps" in each.cmdline())[0].kill()
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert re.search(r"^mnistdist run: ps:0 ended with SIGKILL: started again$", err, re.M), err
@@ -463,15 +473,8 @@ def shell(module, command, redirection, data, unbuffered=""):
     environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=100, env=environment)
     *said, status = done.stderr.splitlines()
-    left = [process.cmdline() for process in psutil.process_iter() if marked(process, str(data))]
+    left = alive(psutil.process_iter(), lambda process: str(data) in " ".join(process.cmdline()))
     return int(status.removeprefix("status ")), said, left
-
-
-def marked(process, word):
-    try:
-        return word in " ".join(process.cmdline())
-    except psutil.Error:  # it has ended
-        return False
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

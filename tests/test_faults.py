@@ -80,6 +80,21 @@ def test_a_cell_that_leaves_a_process_or_does_not_end_is_a_failure():
         faults._contained([*python, "print('oh'); raise SystemExit(3)"], 30)
 
 
+def test_what_a_cell_says_has_no_colours(monkeypatch):
+    monkeypatch.setenv("PYTHON_COLORS", "1")
+    assert faults._contained([sys.executable, "-c", "import os; print(os.environ['PYTHON_COLORS'])"], 30) == 0
+
+
+def test_what_is_left_may_end_while_it_is_ended(monkeypatch):
+    monkeypatch.setattr(faults, "_await_none", lambda mark, seconds: [Ended()])
+    assert len(faults._end_rest("mark")) == 1
+
+
+class Ended:
+    def kill(self):
+        raise psutil.NoSuchProcess(1)
+
+
 def test_the_table_counts_what_failed():
     good = {"form": "program", "role": "ps", "fault": "kill", "mode": "async", "seconds": 2.0, "lost": 0, "error": "x"}
     rows = [good | {"failed": ""}, good | {"seconds": 4.0, "failed": ""}, good | {"seconds": None, "failed": "why"}]

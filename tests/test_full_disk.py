@@ -97,7 +97,7 @@ def closed_folder():
 
 def test_a_folder_that_an_ordinary_user_may_not_write(closed_folder):
     code = SAVE + "import mnistdist.datasets, tempfile, shutil\n"
-    code += "folder = tempfile.mkdtemp(); save(folder + '/warm', 1.0); mnistdist.read_data_sets(folder)\n"
+    code += "folder = tempfile.mkdtemp(); save(folder + '/warm', 1.0); mnistdist.read_data_sets(folder + '/mnist')\n"
     code += "shutil.rmtree(folder)\n" + AS_NOBODY  # all imported by now: the interpreter may be closed to others too
     code += """
 save(sys.argv[1] + "/model.npz", 1.0)

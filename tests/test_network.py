@@ -1,13 +1,13 @@
 import os
-import pwd
-import shlex
+import shutil
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import psutil
 import pytest
+from book_rules import ROOT
+from helpers import unprivileged
 
 import mnistdist
 from mnistdist import Cluster, network
@@ -136,11 +136,9 @@ def test_no_port_of_a_private_cluster_answers_from_outside():
             assert second.tasks[0].address == addresses[0]
 
 
-AS_USER = """
-import os, socket
+UNPRIVILEGED = """
 from mnistdist import Cluster
 from mnistdist.network import port_in_use
-assert os.getuid() != 0
 with Cluster(ps=1, workers=1, network="private") as cluster:
     print([task.address for task in cluster.tasks if port_in_use(task.address)])
     print(cluster.workers.apply_sync(lambda: "trained by nobody"), cluster.status)
@@ -148,39 +146,71 @@ with Cluster(ps=1, workers=1, network="private") as cluster:
 
 
 @needs_namespaces
-def test_the_private_network_needs_no_privilege(tmp_path):
-    """Run a cluster as an ordinary user: directly, or as nobody where the tests run as root."""
-    command = [sys.executable, "-c", AS_USER]
-    environment = {**os.environ, "HOME": str(tmp_path), "TMPDIR": "/tmp"}
-    if os.getuid() == 0:
-        tmp_path.chmod(0o777)
-        command = _as_nobody(command)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, cwd="/")
+@pytest.mark.parametrize("home", [{"HOME": "/proc/nowhere", "TMPDIR": "/proc/nowhere"}, {}], ids=["closed", "none"])
+def test_the_private_network_needs_no_privilege_and_no_home(home, tmp_path):
+    """Where no home is named, the one in the list of users is taken, so the test needs a user who is in it."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "TMPDIR")} | home
+    command = unprivileged([sys.executable, "-c", UNPRIVILEGED])
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "[]\n['trained by nobody'] running\n"
 
 
-def _as_nobody(command):
-    """Run a command as nobody, with the interpreter's folders readable: bound into a mount namespace of its own.
+LIMITED = """
+import os, sys
+from mnistdist.network import enter_private_network, private_network_available
+enter_private_network()  # what is open to all of this machine is not to be open to others
+assert private_network_available()
+with open(f"/proc/sys/user/{sys.argv[1]}", "w") as file:
+    file.write("0")
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
 
-    An interpreter below root's closed home would be out of reach; a tmpfs over the home, with just those folders in
-    it, opens them to this one command.
+
+def limited(limit, command):
+    """A command without privilege, in a user namespace that allows no further ones, or no network namespaces."""
+    command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *command]
+    return ["unshare", "--map-root-user", sys.executable, "-c", LIMITED, limit, *command]
+
+
+@needs_namespaces
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="setpriv is not installed here")
+@pytest.mark.parametrize("limit", ["max_user_namespaces", "max_net_namespaces"])
+def test_where_the_system_has_no_namespaces_left_the_launcher_says_so(limit, tmp_path):
+    """``auto`` says it in one line and trains all the same; ``private`` refuses in one line."""
+    command = [sys.executable, "-m", "mnistdist.launch", "run", "--train_steps=20", f"--data_dir={tmp_path}/data"]
+    for network_flag, status in (("auto", 0), ("private", 1)):
+        each = limited(limit, [*command, f"--network={network_flag}"])
+        done = subprocess.run(each, capture_output=True, text=True, timeout=120, cwd=ROOT)
+        assert done.returncode == status, done.stderr
+        if status:
+            assert done.stderr == (
+                "mnistdist run: error: --network=private: this system allows no private network; use --network=host\n"
+            )
+            assert done.stdout == ""
+        else:
+            assert done.stderr.count("No private network on this system") == 1
+            assert done.stdout.count("validation accuracy") == 2
+
+
+@needs_namespaces
+def test_a_process_with_threads_is_told_so_whoever_runs_it():
+    """A thread that is there already would stay outside, if the system let the process in at all."""
+    code = """
+        import os, threading
+        from mnistdist.network import enter_private_network
+        before, release = os.readlink("/proc/self/ns/net"), threading.Event()
+        threading.Thread(target=release.wait).start()
+        try:
+            enter_private_network()
+        except OSError as error:
+            print(error)
+        release.set()
+        assert os.readlink("/proc/self/ns/net") == before
     """
-    nobody = pwd.getpwnam("nobody")
-    home = Path(pwd.getpwuid(0).pw_dir)
-    package = Path(mnistdist.__file__).parent.parent
-    needed = {Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), package.resolve()}
-    needed = [folder for folder in needed if home in folder.parents]
-    kept = [f"/mnt/{i}" for i in range(len(needed))]
-    steps = ["set -e", "mount -t tmpfs -o mode=755 tmpfs /mnt"]
-    for folder, place in zip(needed, kept, strict=True):
-        steps.append(f"mkdir {place}; mount --bind {shlex.quote(str(folder))} {place}")
-    if needed:
-        steps.append(f"mount -t tmpfs -o mode=755 tmpfs {home}")
-    for folder, place in zip(needed, kept, strict=True):
-        steps.append(f"mkdir -p {shlex.quote(str(folder))}; mount --bind {place} {shlex.quote(str(folder))}")
-    steps.append(f"exec setpriv --reuid {nobody.pw_uid} --regid {nobody.pw_gid} --clear-groups {shlex.join(command)}")
-    return ["unshare", "-m", "sh", "-c", "\n".join(steps)]
+    done = subprocess.run([sys.executable, "-c", _dedent(code)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "this process has 2 threads: enter the private network before anything starts one" in done.stdout
 
 
 def test_without_namespaces_auto_says_so_once_and_private_refuses(monkeypatch, capsys):
@@ -203,5 +233,6 @@ def test_a_refused_namespace_is_an_oserror(monkeypatch):
             return -1
 
     monkeypatch.setattr(network.ctypes, "CDLL", Refusing)
+    monkeypatch.setattr(network.os, "listdir", lambda _: ["the only thread"])
     with pytest.raises(OSError, match="unshare: Invalid argument"):
         enter_private_network()

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import alive, wait_until
+from helpers import alive, below, wait_until
 
 from mnistdist import Cluster, DataSet, Datasets, TaskFailed, read_data_sets, train
 from mnistdist.training import STEPS_PER_RUN
@@ -372,8 +372,6 @@ def test_an_interrupt_leaves_a_usable_cluster(run_python):
 
 
 def test_a_plain_script_trains_away_from_the_checkout(tmp_path, run_python):
-    import psutil
-
     client = run_python(
         """
         from mnistdist import Cluster, train
@@ -386,7 +384,7 @@ def test_a_plain_script_trains_away_from_the_checkout(tmp_path, run_python):
         env={**os.environ, "PYTHONPATH": ""},
     )
     assert client.stdout.readline() == "100\n", client.stderr.read()
-    tree = psutil.Process(client.pid).children(recursive=True)
+    tree = below(client.pid)
     client.communicate("\n", timeout=20)  # it ends without stop()
     wait_until(lambda: not alive(tree), 10, "the end of every process")
 

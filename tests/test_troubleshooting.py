@@ -449,7 +449,10 @@ IN_TESTS = {
     "… can't be resolved": ("test_network", "can't be resolved"),
     "this system allows no private network": ("test_network", "allows no private network"),
     "No private network on this system": ("test_network", "listen on every interface"),
+    "…, with or without .gz; missing: …; found …": ("test_data_dir", "missing: train-images-idx3-ubyte, train-labels"),
     "unshare: …": ("test_network", "unshare: Invalid argument"),
+    "this process has … threads: enter the private network before anything starts one, as importing NumPy or "
+    "TensorFlow does": ("test_network", "this process has 2 threads: enter the private network"),
     "can't write the checkpoint of global step … to …: …": (
         "test_checkpoints",
         "can't write the checkpoint of global step 30 to",

@@ -26,6 +26,7 @@ from pathlib import Path
 import psutil
 from tqdm import tqdm
 
+from mnistdist.errors import PLAIN
 from tools.environment import write_stamped
 
 FORMS = ("program", "cluster")
@@ -79,7 +80,7 @@ def _contained(command, limit):
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            env=os.environ | {MARK: mark},
+            env=os.environ | PLAIN | {MARK: mark},
             cwd=Path(__file__).resolve().parent.parent,
         )
         try:
@@ -88,9 +89,7 @@ def _contained(command, limit):
             process.kill()
             status = None
         finally:
-            left = _await_none(mark, 10)
-            for each in left:
-                each.kill()
+            left = _end_rest(mark)
         out.seek(0)
         said = out.read()
     name = " ".join(command[3:])
@@ -102,6 +101,15 @@ def _contained(command, limit):
         raise Orphans(f"{name}: expected no process left, got {orphans}")
     assert status == 0, f"{name}: expected exit status 0, got {status}:\n{said[-3000:]}"
     return json.loads(said.splitlines()[-1])
+
+
+def _end_rest(mark):
+    """End the processes with this mark that are still there 10 s later; returns them."""
+    left = _await_none(mark, 10)
+    for each in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+    return left
 
 
 def _await_none(mark, seconds):
@@ -407,9 +415,7 @@ class _Running:
         """Kill the client; returns how many of its processes are there 10 s later, which are then killed too."""
         self.process.kill()
         self.process.wait()
-        left = _await_none(self.mark, 10)
-        for each in left:
-            each.kill()
+        left = _end_rest(self.mark)
         self._folder.cleanup()
         self._out.close()
         return len(left)

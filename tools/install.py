@@ -158,7 +158,7 @@ def pip(arguments, progress, total):
     that have arrived in the environment are counted instead.
     """
     command = [str(venv_python()), "-m", "pip", "install", "--no-deps", "--progress-bar=off", "--retries=2"]
-    command += ["--no-input", "--disable-pip-version-check", *arguments]
+    command += ["--no-input", "--no-color", "--disable-pip-version-check", *arguments]
     lines, collected = [], 0
     unpacking, finished = threading.Event(), threading.Event()
 

@@ -1,6 +1,8 @@
 """What the book's kernels are told, whoever starts them: `make book`, `make record` or nbval."""
 
-ENVIRONMENT = {
+from mnistdist.errors import PLAIN
+
+ENVIRONMENT = PLAIN | {
     "IPP_NONINTERACTIVE": "1",  # ipyparallel draws no progress bars: they would fill the stored outputs
     "MNISTDIST_PROGRESS": "0",  # nor does mnistdist
 }

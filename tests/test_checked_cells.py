@@ -75,7 +75,8 @@ def validation(cross_entropy):
 
 
 def measured(one_float):
-    return {"measured": {1: one_float, 10**6: 4_010_000}, "private": True}
+    sizes = {10**power: 4 * 10**power + 10_000 for power in range(7)}
+    return {"measured": sizes | {1: one_float}, "private": True}
 
 
 def sgd(found):

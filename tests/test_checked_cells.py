@@ -4,6 +4,7 @@ Each case is a cell of the book, found by a piece of its source, and what it com
 once wrong. With the first it must print its stored output, line for line; with the second it must not.
 """
 
+import ast
 import contextlib
 import io
 from types import SimpleNamespace
@@ -101,6 +102,15 @@ CASES = [
     ("program", "below 0.3 an image", validation(600.0), validation(11_000.0)),
     ("program", "test accuracy above 0.93", pictures(True), pictures(False)),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["MatMul", "_FusedMatMul", "_MklMatMul", "_MklNativeFusedMatMul"])
+def test_in_graph_knows_a_product_of_matrices_by_any_name(kind):
+    (function,) = [node for node in syntax(the_cell("in_graph", "def work(name, kind)")).body if hasattr(node, "args")]
+    exec(compile(ast.Module([function], []), "cell", "exec"), known := {})
+    assert known["work"]("hid", kind) == "forward"
+    assert known["work"]("gradients_1/xw_plus_b/MatMul_grad/MatMul_1", kind) == "backward"
+    assert known["work"]("gradients/Softmax_grad/mul", "Mul") is None
 
 
 def the_cell(chapter, piece):

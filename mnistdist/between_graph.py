@@ -1,8 +1,9 @@
 """Between-graph replication: every worker builds the same graph, with a client of its own, and trains it.
 
 The parts, in the order in which a worker goes through them: :func:`build_replica`, then a session
-(:func:`mnistdist.sessions.worker_session`), then :func:`train_loop`; :func:`run_worker` is all of it. This is the one
-training loop of the project: the notebooks, the command line and the tests call it.
+(:func:`mnistdist.sessions.worker_session`), then :func:`train_loop`; :func:`run_worker` is all of it. The notebooks,
+the command line and the tests train with this loop. ``benchmarks/throughput.py`` has one of its own, which also notes
+the parameters on the way.
 """
 
 import contextlib
@@ -222,9 +223,9 @@ def train_loop(
         replica: From :func:`build_replica`.
         dataset: Has ``next_batch(batch_size)``, which gives images and one-hot labels.
         task_index: Which worker this is.
-        steps: Updates of all workers together (asynchronous), or rounds (synchronous). Workers that are in a step as
-            the last one is counted finish theirs: in asynchronous training up to ``workers - 1`` more; in the fast
-            design, for each worker that was held up while others went on, up to ``steps_per_run`` more.
+        steps: Updates of all workers together (asynchronous), or rounds (synchronous). A worker that is in a step when
+            the last one is counted finishes it, so in asynchronous training there may be up to ``workers - 1`` more. In
+            the fast design, a worker that was held up while others went on may add a run of ``steps_per_run``.
         batch_size: Examples a step.
         timeout: Seconds that one step may take; None for any. ``tf.errors.DeadlineExceededError`` after that.
         on_step: Called with each record.

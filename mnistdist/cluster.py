@@ -53,7 +53,8 @@ class Cluster:
     """One ipyparallel engine a task, each pinned to its GPU or cores, each with a TensorFlow server.
 
     Args:
-        ps, workers: numbers of tasks, 1 or more.
+        ps: number of parameter servers, 1 or more.
+        workers: number of workers, 1 or more.
         devices: ``"auto"`` (a GPU a worker where there are any, else distinct cores), ``"cpu"``, or GPU ids.
         num_gpus: how many of the GPUs to use; fewer than workers is the ``ValueError`` of the classic listing.
         network: ``"private"``: a network namespace of the cluster's own, with the listing's addresses;

@@ -1,7 +1,7 @@
 """The fast design: the updates of ``between_graph.py``, each of one batch, with fewer messages for each.
 
 A step of the listing's design sends each of four variables and four gradients by itself, is fed its images, and is a
-run of its own. On a small network nearly all its time goes into these calls. Here
+run of its own. On a small network most of its time goes into these calls. Here
 
 - all parameters are one flat vector on the ps (with several ps, one shard on each): one pull, one push;
 - the worker keeps the training images and is fed row numbers;

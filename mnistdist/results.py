@@ -43,7 +43,8 @@ class SharedModel(NamedTuple):
     Attributes:
         global_step: Updates or rounds it has seen.
         variables: Trainable variables: a dict from the name to a NumPy array.
-        validation, test: :class:`Evaluation` on these sets; None without a set.
+        validation: :class:`Evaluation` on the validation set; None without one.
+        test: :class:`Evaluation` on the test set; None without one.
         probabilities: Predicted for the test set, float32 of shape (examples, classes); None without a set.
     """
 

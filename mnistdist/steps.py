@@ -18,11 +18,12 @@ class StepRecord(NamedTuple):
     Attributes:
         worker: Task index of the worker.
         local_step: Number of this step among the worker's own, from 1.
-        global_step_before: Global step read *before* the parameters were pulled, in an earlier call or ordered
-            before the pull by a control dependency.
-        global_step_after: Global step read *after* this step's update, by a control dependency on it.
-        start, end: Seconds, by ``time.monotonic()``. On Linux and macOS it is one clock for all processes of a
-            machine, so the steps of different workers can be laid side by side; it says nothing across machines.
+        global_step_before: Global step read *before* the parameters were pulled.
+        global_step_after: Asynchronous: the number of this step's own update, counted and read in one op after it.
+            Synchronous: the number on the token that the step drew, which is how many rounds there had been.
+        start: Seconds, by ``time.monotonic()``. On Linux and macOS it is one clock for all processes of a machine, so
+            the steps of different workers can be laid side by side; it says nothing across machines.
+        end: Likewise.
         loss: Loss of this step's batch, on the parameters that were pulled.
 
     Example::
@@ -51,9 +52,9 @@ def to_frame(records: Iterable[StepRecord], *, sync: bool = False, local_steps: 
 
     Asynchronous: staleness is the number of updates that others made to the parameters between this step's pull
     and its push, ``global_step_after - global_step_before - 1`` (``- local_steps``, if each record is a push of the
-    change that so many local steps made; an update is then a batch). It is an upper bound, by at most the updates that
-    fall between reading the counter and pulling, or between pushing and reading it again. Where the counter did
-    not rise (the ps was restarted during the step), it is missing.
+    change that so many local steps made; an update is then a batch). An update of another worker that falls into the
+    moment between reading the counter and pulling, or between pushing and counting, may be counted on the wrong side.
+    Where the counter did not rise (the ps was restarted during the step), staleness is missing.
 
     Synchronous (``sync=True``): the counter counts rounds, and staleness is missing throughout. A worker's step
     ends when it draws a token, not when its gradient is applied, so the difference of the two readings is no count

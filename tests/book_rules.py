@@ -203,6 +203,25 @@ def most_outputs_checked(notebook):
     return []
 
 
+def nothing_proves_itself(notebook):
+    """Of an empty selection, `all` is True and any set contains it: a claim says of how many things it holds."""
+    complaints = []
+    for i, cell in code_cells(notebook):
+        nodes = list(ast.walk(syntax(cell)))
+        # bool(found) and all(...): something has to be there first.
+        guarded = {id(value) for node in nodes if isinstance(node, ast.BoolOp) for value in node.values[1:]}
+        for node in nodes:
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "all" and id(node) not in guarded:
+                complaints.append(f"cell {i}: all(...) holds of nothing, too: say of how many")
+            if (
+                isinstance(node, ast.Compare)
+                and isinstance(node.ops[0], ast.LtE)
+                and isinstance(node.comparators[0], ast.Set)
+            ):
+                complaints.append(f"cell {i}: the empty set is within any set, too: say what is in it")
+    return complaints
+
+
 def cells_are_short(notebook):
     complaints = []
     for i, cell in code_cells(notebook):
@@ -295,6 +314,7 @@ CELL_RULES = [
     nothing_skipped,
     unstable_then_checked,
     most_outputs_checked,
+    nothing_proves_itself,
     cells_are_short,
     imports_together,
     one_tensorflow,

@@ -1,11 +1,15 @@
 """The public names: all of them documented on the API page, each with an example that runs."""
 
+import dataclasses
 import inspect
 import re
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+import yaml
 
 import mnistdist
 from mnistdist import read_data_sets, train
@@ -16,6 +20,27 @@ PAGE = Path(__file__).parent.parent / "book" / "api.md"
 def test_the_api_page_has_every_public_name_and_no_other():
     documented = re.findall(r"^\.\. auto(?:function|class|exception):: mnistdist\.(\w+)$", PAGE.read_text(), re.M)
     assert sorted(documented) == sorted(mnistdist.__all__)
+
+
+def test_the_api_page_lists_each_attribute_once_and_by_its_name(tmp_path):
+    """The page as Sphinx renders it, with the settings of the book: a trailing underscore is RST for a reference."""
+    settings = yaml.safe_load((PAGE.parents[1] / "_config.yml").read_text())["sphinx"]
+    config = {"extensions": ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]} | {
+        name: value for name, value in settings["config"].items() if re.match("autodoc|napoleon|strip|python", name)
+    }
+    (tmp_path / "conf.py").write_text("\n".join(f"{name} = {value!r}" for name, value in config.items()))
+    directives = re.findall(r"^(?:\.\. auto| {3}:|$).*", PAGE.read_text(), re.M)
+    (tmp_path / "index.rst").write_text("\n".join(["Page", "====", "", *directives]))
+    command = [sys.executable, "-m", "sphinx", "-q", "-b", "text", str(tmp_path), str(tmp_path / "out")]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    said = (tmp_path / "out" / "index.txt").read_text()
+    listed = {}
+    for entry in re.split(r"^class mnistdist\.", said, flags=re.M)[1:]:
+        listed[re.match(r"[\w.]+", entry)[0].split(".")[-1]] = re.findall(r"^ +\* \*\*(\w+)\*\*", entry, re.M)
+    for each in (mnistdist.Graph, mnistdist.StepRecord, mnistdist.results.WorkerResult, mnistdist.results.SharedModel):
+        names = getattr(each, "_fields", None) or [field.name for field in dataclasses.fields(each)]
+        assert listed[each.__name__] == list(names)
+    assert "**,*" not in said  # "a, b:" is one argument b of the type "a,"
 
 
 def examples(docstring):

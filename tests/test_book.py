@@ -1,6 +1,7 @@
 """The book's rules, applied to every page, and each tried on a small bad notebook that it must not let pass."""
 
 import copy
+import re
 from pathlib import Path
 
 import nbformat
@@ -9,6 +10,8 @@ import yaml
 from book_rules import CELL_RULES, ROOT
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from page_rules import CHAPTER_RULES, TEXT_RULES, book_pages, broken_links, read_page
+
+from mnistdist.training import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN, train
 
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 PAGES = book_pages(ROOT)
@@ -124,6 +127,8 @@ BAD = {
     "are unchecked (at most a third)": lambda cells: [
         cells[i].metadata.update(tags=["nbval-ignore-output"]) for i in (2, 6, 10)
     ],
+    "holds of nothing": set_cell(2, "print(all(step > 0 for step in steps))"),
+    "the empty set is within": set_cell(2, "print(set(after) <= {800, 801})"),
     "empty": set_cell(2, "  ", []),
     "lines, at most": set_cell(2, "\n".join(["print(1)"] * 21)),
     "columns, at most": set_cell(2, f"print({'1' * 90})"),
@@ -195,6 +200,13 @@ def test_broken_links_are_found(tmp_path):
         "cite:t to k,m",
         "doc to c",
     ]
+
+
+def test_pages_say_how_many_steps_a_run_of_the_fast_design_makes():
+    assert STEPS_PER_RUN == 16 and LOCAL_STEPS_PER_RUN == 40
+    assert "groups of sixteen" in read_page(ROOT / "book" / "quickstart.ipynb")[0]
+    assert "fast, 16 steps a run" in (ROOT / "book" / "where_a_step_goes.ipynb").read_text(encoding="utf-8")
+    assert re.search(r"None for 16, .* None for 40", " ".join(train.__doc__.split()))
 
 
 def test_pages_are_found():

@@ -4,6 +4,7 @@ Each case is a cell of the book, found by a piece of its source, and what it com
 once wrong. With the first it must print its stored output, line for line; with the second it must not.
 """
 
+import ast
 import contextlib
 import io
 from types import SimpleNamespace
@@ -75,7 +76,8 @@ def validation(cross_entropy):
 
 
 def measured(one_float):
-    return {"measured": {1: one_float, 10**6: 4_010_000}, "private": True}
+    sizes = {10**power: 4 * 10**power + 10_000 for power in range(7)}
+    return {"measured": sizes | {1: one_float}, "private": True}
 
 
 def sgd(found):
@@ -83,7 +85,7 @@ def sgd(found):
 
 
 CASES = [
-    ("quickstart", "2,000 updates", trained(run(0.97, 2003)), trained(run(0.97, 1990))),
+    ("quickstart", "2,000 updates", *({"STEPS_PER_RUN": 16} | trained(run(0.97, n)) for n in (2003, 1990))),
     ("quickstart", "the loss has fallen", {"steps": steps(1)}, {"steps": steps(1, (2.0,) * 210)}),
     ("quickstart", "more than 94 of 100", {"run": run(0.97)}, {"run": run(0.1)}),
     ("clusters", "one float costs more than 100", measured(150), measured(4)),
@@ -100,6 +102,15 @@ CASES = [
     ("program", "below 0.3 an image", validation(600.0), validation(11_000.0)),
     ("program", "test accuracy above 0.93", pictures(True), pictures(False)),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["MatMul", "_FusedMatMul", "_MklMatMul", "_MklNativeFusedMatMul"])
+def test_in_graph_knows_a_product_of_matrices_by_any_name(kind):
+    (function,) = [node for node in syntax(the_cell("in_graph", "def work(name, kind)")).body if hasattr(node, "args")]
+    exec(compile(ast.Module([function], []), "cell", "exec"), known := {})
+    assert known["work"]("hid", kind) == "forward"
+    assert known["work"]("gradients_1/xw_plus_b/MatMul_grad/MatMul_1", kind) == "backward"
+    assert known["work"]("gradients/Softmax_grad/mul", "Mul") is None
 
 
 def the_cell(chapter, piece):

@@ -1,12 +1,20 @@
 """The scorecard's page is what its command makes of the stored results."""
 
+import json
 import re
 
+from tools import claims, experiments
 from tools.claims_page import MARK, PAGE, from_results, page
 
 
 def test_the_page_is_made_from_the_results():
     assert PAGE.read_text(encoding="utf-8") == page(*from_results()), "run `python -m tools.claims_page`"
+
+
+def test_the_page_says_in_how_many_blocks_its_claims_were_measured():
+    for file in (experiments.FILE, claims.FILE):
+        assert json.loads(file.read_text(encoding="utf-8"))["sizes"]["blocks"] == 10
+    assert "in ten blocks;" in PAGE.read_text(encoding="utf-8")
 
 
 def test_a_row_is_shown_twice_and_counted_once():

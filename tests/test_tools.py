@@ -279,3 +279,22 @@ def test_cells_that_run_in_the_tasks_are_coloured_as_python():
     ]
     assert (Token.Literal.Number.Integer, "1") in tokens
     assert "".join(text for _, text in tokens) == "%%px_worker0 --block\nimport os\nx = 1\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [
+        ("a: True\n", "a: False\n", ["a: False"]),
+        ("a: True\n", "a: True\nb: False\n", []),
+        ("chief: True\nchief: False\n", "chief: True\nchief: False\n", []),  # two tasks
+        ("chief: True\nchief: True\n", "chief: True\nchief: False\n", ["chief: False"]),
+    ],
+)
+def test_a_claim_is_refuted_when_it_was_true_and_is_not_now(before, after, found):
+    def notebook(text, source="print(1)"):
+        cell = new_code_cell(source, outputs=[new_output("stream", name="stdout", text=text)])
+        cell.id = "claim"
+        return new_notebook(cells=[new_markdown_cell(text), cell])
+
+    assert [line for _, line in record.refuted(notebook(before), notebook(after))] == found
+    assert list(record.refuted(notebook(before), notebook(after, source="print(2)"))) == []

@@ -19,9 +19,10 @@ Nothing on this page is typed: a command makes it from the stored results of rep
 experiments`), and a test compares the two.
 
 A claim says that something is larger, smaller or the same. What is compared is measured in the same block, one after
-the other, in at least five blocks; each block gives a ratio. How often chance alone would bring ratios as far from 1
-is counted exactly (a sign-flip test), and corrected for the number of claims (Holm). A claim of several comparisons
-counts as *reproduced* only if all of them come out as claimed and the corrected $p$ of the weakest is below 0.05.
+the other, in ten blocks; each block gives a ratio. How often chance alone would bring ratios as far from 1 is counted
+exactly (a sign-flip test; with five blocks it could never call a difference significant: {doc}`async_or_sync`), and
+corrected for the number of claims (Holm). A claim of several comparisons counts as *reproduced* only if all of them
+come out as claimed and the corrected $p$ of the weakest is below 0.05.
 *Not reproduced* means that here, with a small network and few processes, it did not come out so, or that the opposite
 did: the line says which. It does not mean that the claim is wrong where it was made.
 

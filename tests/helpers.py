@@ -4,9 +4,17 @@ import contextlib
 import os
 import shutil
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
+
+
+class Running:
+    """As much of a running cluster as ``train`` looks at before it starts anything on it."""
+
+    workers = (0, 1)
+    tasks = (SimpleNamespace(job="worker"), SimpleNamespace(job="worker"))
 
 
 def unprivileged(command):

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers import Running
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from idx_sets import NAMES, idx, small_set, write
@@ -225,13 +226,6 @@ FEW, NONE, WIDE, NARROW = digits(), digits(examples=0), digits(classes=12), digi
 NAN, HUNDREDS = digits(value=np.nan, dtype=np.float32), np.array([[100, 100], [100, 100]])
 
 
-class Running:
-    """As much of a running cluster as is looked at before anything is started on it."""
-
-    workers = (0, 1)
-    tasks = (SimpleNamespace(job="worker"), SimpleNamespace(job="worker"))
-
-
 def cases(name, call, *values):
     return [
         pytest.param(name, call, value, id=f"{name}={ascii(_check.got(value))[:30]}-{i}")
@@ -386,7 +380,7 @@ def test_a_folder_for_checkpoints_that_is_closed_to_writing_is_refused(tmp_path,
     """On a disk that is read-only, and on one that is full; nothing is made there."""
     unshare = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
     script = 'mount -t tmpfs -o "$0" none "$1" && "$2" -c "$3" "$1"; ls -A "$1"'
-    code = "import sys, mnistdist\nclass Running: workers = (0, 1)\n"
+    code = "import sys, mnistdist\nclass Running: workers, tasks = (0, 1), ()\n"
     code += (
         "try: mnistdist.train(Running(), steps=1, logdir=sys.argv[1] + '/log')\nexcept OSError as error: print(error)"
     )

@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from helpers import Running
 from idx_sets import DATA, ZIPPED, names_in, refused, small_set, write
 
 from mnistdist import idx, read_data_sets, train
@@ -156,9 +157,6 @@ def test_mnists_own_files_beside_a_stranger_are_not_completed(tmp_path):
 
 
 def test_program_and_train_refuse_such_a_directory_too(tmp_path):
-    class Running:
-        workers = (0, 1)
-
     links(tmp_path)
     before = names_in(tmp_path)
     with refused(tmp_path, "Mend the link"):

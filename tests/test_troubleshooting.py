@@ -11,6 +11,7 @@ import nbformat
 import numpy as np
 import pytest
 from book_rules import ROOT, code_cells, compared, is_checked
+from helpers import Running
 from idx_sets import small_set, write
 from page_rules import headings
 
@@ -172,9 +173,6 @@ def training(name, make):
     """What ``train`` says of an argument, before it starts anything."""
 
     def produce(**_):
-        class Running:
-            workers = (0, 1)
-
         with pytest.raises((TypeError, ValueError)) as caught:
             train(Running(), steps=3, **{name: make()})
         return str(caught.value)

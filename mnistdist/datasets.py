@@ -104,13 +104,6 @@ class DataSet:
         """Shuffle further epochs by the seed and this number: each gives an order of its own.
 
         0 keeps the seed's own order. Without a seed, orders differ anyhow.
-
-        >>> pixels, labels = np.zeros((20, 4), np.uint8), np.zeros(20, np.uint8)
-        >>> parts = [DataSet(pixels, labels, seed=1) for _ in range(2)]
-        >>> for part in parts:
-        ...     part.reseed(60)
-        >>> [part.next_rows(3).tolist() for part in parts]
-        [[2, 10, 13], [2, 10, 13]]
         """
         if self._generator is not None and _check.integer("number", number):
             self._generator = np.random.default_rng([int(self._generator.integers(2**63)), number])

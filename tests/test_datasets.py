@@ -230,6 +230,21 @@ def test_a_readers_own_arrays():
     assert repr(data) == "DataSet(6 examples: images of 60 float32, labels of 6 float32)"
 
 
+def test_each_number_gives_an_order_of_its_own_and_0_that_of_the_seed():
+    def order(number=None, seed=1):
+        part = DataSet(np.zeros((50, 4), np.uint8), np.zeros(50, np.uint8), seed)
+        if number is not None:
+            part.reseed(number)
+        return tuple(part.next_rows(100).tolist())
+
+    assert order(0) == order()
+    assert order(60) == order(60) == order(np.int64(60))
+    assert len({order(0), order(1), order(60), order(60, seed=[1, 1]), order(60, seed=None), order(60, seed=None)}) == 6
+    assert sorted(order(60)[:50]) == list(range(50))
+    with pytest.raises(TypeError, match="number: expected an int"):
+        order("60")
+
+
 def test_examples_in_the_docstrings():
     assert doctest.testmod(datasets).attempted == 3
     assert doctest.testmod(datasets).failed == 0

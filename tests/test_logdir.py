@@ -68,13 +68,11 @@ def test_other_workers_batches_seeds_and_designs_go_on_or_are_refused(cluster, t
     train(cluster, steps=60, seed=1, logdir=tmp_path / "fast", design="fast")
     train(cluster, steps=60, seed=1, logdir=tmp_path / "listing", design="listing")
     before = contents(tmp_path / "fast")
-    of_another = r"can't restore .*/model\.ckpt-6.: it is of another model, optimizer, design or number of ps \(it"
+    of_another = r"can't restore .*/model\.ckpt-\d+: it is of another model, optimizer, design or number of ps \(it"
     with pytest.raises(TaskFailed, match=of_another + " has no parameters_0"):
         train(cluster, steps=99, logdir=tmp_path / "listing", design="fast")
     with pytest.raises(TaskFailed, match=of_another + " has no "):
         train(cluster, steps=99, logdir=tmp_path / "fast", design="listing")
-    with pytest.raises(TaskFailed, match=of_another):
-        train(cluster, steps=99, logdir=tmp_path / "fast", design="fast", optimizer=tf.train.AdagradOptimizer)
     assert contents(tmp_path / "fast") == before
     with Cluster(ps=2, workers=3) as other:
         for sync in (False, True):

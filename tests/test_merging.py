@@ -33,7 +33,8 @@ class Chief:
         self.ran.append("close")
 
 
-PARTS = dict.fromkeys(("graph", "model", "parameters", "global_step", "uninitialized", "local_init", "advance"))
+PARTS = ("graph", "model", "parameters", "global_step", "uninitialized", "local_init", "advance", "reset_starts")
+PARTS = dict.fromkeys((*PARTS, "count_start"))
 REPLICA = Replica(**PARTS, merge="merge", init_tokens="init_tokens", close_tokens="close_tokens")
 
 

@@ -574,16 +574,16 @@ INTERRUPTED = """
     [
         (
             "two during a training",
-            10,
+            8,
             "interrupted(lambda: train(cluster, steps=10**6), 0.02 + i / 7, 0.02 + 0.03 * (i % 4) / 3); check(cluster)",
         ),
         (
             "four during a training",
-            4,
+            3,
             "interrupted(lambda: train(cluster, steps=10**6), 0.5, *[0.04 + i / 50] * 3); check(cluster)",
         ),
         ("one during a restart", 20, "interrupted(cluster.restart, 0.001 + 0.025 * i); check(cluster)"),
-        ("two during a restart", 8, "interrupted(cluster.restart, 0.001 + 0.04 * i, 0.03); check(cluster)"),
+        ("two during a restart", 6, "interrupted(cluster.restart, 0.001 + 0.05 * i, 0.03); check(cluster)"),
     ],
     ids=["two in train", "four in train", "one in restart", "two in restart"],
 )
@@ -605,9 +605,9 @@ def test_interrupts_of_start_and_stop_leave_no_process_and_true_words(run_python
     client = run_python(
         textwrap.dedent(INTERRUPTED)
         + textwrap.dedent("""
-        for i in range(10):
+        for i in range(8):
             cluster = Cluster(ps=1, workers=2)
-            interrupted(cluster.start, 0.001 + 0.3 * i, *[0.03] * (i % 2))
+            interrupted(cluster.start, 0.001 + 0.35 * i, *[0.03] * (i % 2))
             if cluster.status in ("running", "failed"):
                 check(cluster)
             else:

@@ -386,7 +386,7 @@ def test_a_folder_for_checkpoints_that_is_closed_to_writing_is_refused(tmp_path,
     """On a disk that is read-only, and on one that is full; nothing is made there."""
     unshare = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
     script = 'mount -t tmpfs -o "$0" none "$1" && "$2" -c "$3" "$1"; ls -A "$1"'
-    code = "import sys, mnistdist\nclass Running: workers = (0, 1)\n"
+    code = "import sys, mnistdist\nfrom test_bad_input import Running\n"
     code += (
         "try: mnistdist.train(Running(), steps=1, logdir=sys.argv[1] + '/log')\nexcept OSError as error: print(error)"
     )

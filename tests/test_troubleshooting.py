@@ -174,6 +174,7 @@ def training(name, make):
     def produce(**_):
         class Running:
             workers = (0, 1)
+            tasks = (SimpleNamespace(job="worker"),)
 
         with pytest.raises((TypeError, ValueError)) as caught:
             train(Running(), steps=3, **{name: make()})

@@ -1,5 +1,6 @@
 """Wrong types, ranges and encodings: an error that names the flag, argument or file, at once, and nothing started."""
 
+import contextlib
 import gzip
 import itertools
 import os
@@ -349,7 +350,13 @@ def test_numbers_of_numpy_are_taken_and_become_pythons(kind, monkeypatch):
 
     def sent(**options):
         calls = []
-        monkeypatch.setattr(training, "on_workers", lambda *args, **more: calls.append((args[3:], more)) or [None])
+
+        def on_workers(cluster, function, indices, arguments, step_timeout, held, **watch):
+            calls.append((arguments, step_timeout, watch))
+            return [(None, ())]
+
+        monkeypatch.setattr(training, "on_workers", on_workers)
+        monkeypatch.setattr(training, "idle_workers", lambda *_: contextlib.nullcontext())
         monkeypatch.setattr(training, "_runs", itertools.count())
         train(Running(), data=Datasets(FEW, NONE, None), **options)
         return repr(calls)
@@ -386,7 +393,7 @@ def test_a_folder_for_checkpoints_that_is_closed_to_writing_is_refused(tmp_path,
     """On a disk that is read-only, and on one that is full; nothing is made there."""
     unshare = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
     script = 'mount -t tmpfs -o "$0" none "$1" && "$2" -c "$3" "$1"; ls -A "$1"'
-    code = "import sys, mnistdist\nfrom test_bad_input import Running\n"
+    code = "import sys, mnistdist\nclass Running: workers = tasks = ()\n"
     code += (
         "try: mnistdist.train(Running(), steps=1, logdir=sys.argv[1] + '/log')\nexcept OSError as error: print(error)"
     )

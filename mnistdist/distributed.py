@@ -12,6 +12,7 @@ Start one process a task, with the same addresses, and each with its own --job_n
 import contextlib
 import functools
 import logging
+import math
 import os
 import signal
 import sys
@@ -109,8 +110,12 @@ def _work(flags, spec):
     from mnistdist.presence import Presence
     from mnistdist.sessions import wait_for_ps
 
+    said = -math.inf
+
     def on_wait(what, address, seconds_left):
-        if round(left - seconds_left) % 10 == 1:
+        nonlocal said
+        if time.monotonic() - said > 10:
+            said = time.monotonic()
             say(f"Worker {index}: waiting for {what} at {address} ({seconds_left:.0f} s left)")
 
     def on_step(step):

@@ -173,9 +173,9 @@ OTHER = {  # a flag of worker 1, and what is said of it beside worker 0's
 @pytest.mark.parametrize("flag", ["--sync_replicas", "--batch_size=50", "--ps_hosts=127.0.0.1:2222,127.0.0.1:2230"])
 def test_a_worker_with_another_flag_is_refused_and_the_others_train(start, tmp_path, flag):
     """At once, and before it waits for a ps that worker 0 has not heard of."""
-    common = ["--train_steps=200", f"--data_dir={tmp_path}/data", "--ps_linger=3"]
+    common = ["--train_steps=200", f"--data_dir={tmp_path}/data", "--ps_linger=10"]
     statuses, outputs, errors = start(
-        task("ps", 0, "--ps_linger=3"),
+        task("ps", 0, "--ps_linger=10"),
         task("worker", 0, *common),
         task("worker", 1, *common, "--log_every=7", "--wait_timeout=50", flag),
     )

@@ -30,6 +30,13 @@ def steps_in(folder):
     return sorted(int(name.split("-")[1].removesuffix(".index")) for name in names(folder) if name.endswith(".index"))
 
 
+@pytest.fixture(scope="module")
+def alone():
+    """A cluster with a single worker, which is the chief."""
+    with Cluster(ps=1, workers=1) as running:
+        yield running
+
+
 def test_a_training_goes_on_from_its_checkpoint(cluster, tmp_path):
     first = train(cluster, steps=60, seed=1, logdir=tmp_path)
     second = train(cluster, steps=100, seed=1, logdir=tmp_path)
@@ -47,7 +54,7 @@ def test_a_name_that_is_a_pattern_is_a_name(cluster, tmp_path):
         run = train(cluster, steps=steps, seed=1, logdir=here, save_steps=50)
         assert first_step(run) >= steps - 150
         assert len(steps_in(here)) == 3
-        assert steps_in(here)[-1] == run.global_step
+        assert steps_in(here)[-1] >= steps  # the others may be finishing a step when the chief writes the last one
     assert contents(neighbour) == before
 
 
@@ -63,7 +70,7 @@ def test_a_copy_goes_on_by_itself_and_so_does_a_renamed_folder(cluster, tmp_path
     assert not a.exists()
 
 
-def test_other_workers_batches_seeds_and_designs_go_on_or_are_refused(cluster, tmp_path):
+def test_other_workers_batches_seeds_and_designs_go_on_or_are_refused(cluster, alone, tmp_path):
     """The number of workers, the batch size, the seed and the mode may change; a design or a number of ps may not."""
     train(cluster, steps=60, seed=1, logdir=tmp_path / "fast", design="fast")
     train(cluster, steps=60, seed=1, logdir=tmp_path / "listing", design="listing")
@@ -81,14 +88,13 @@ def test_other_workers_batches_seeds_and_designs_go_on_or_are_refused(cluster, t
         with pytest.raises(TaskFailed, match=of_another + r"s parameters_0 is float32 of shape \(79510,\), here"):
             train(other, steps=99, logdir=tmp_path / "fast", design="fast")
     assert contents(tmp_path / "fast") == before
-    with Cluster(ps=1, workers=1) as other:
-        here = {"logdir": tmp_path / "fast", "design": "fast", "batch_size": 7}
-        assert first_step(train(other, steps=99, **here)) >= 60
-        plain = {"optimizer": tf.train.GradientDescentOptimizer, "learning_rate": 1e-4}
-        assert first_step(train(other, steps=120, local_steps=2, **here)) >= 99
-        assert first_step(train(other, steps=130, **plain, **here)) >= 120
-        with pytest.raises(TaskFailed, match=of_another + " has no (beta1_power|parameters_0/Adam)"):
-            train(other, steps=140, **here)
+    here = {"logdir": tmp_path / "fast", "design": "fast", "batch_size": 7}
+    assert first_step(train(alone, steps=99, **here)) >= 60
+    plain = {"optimizer": tf.train.GradientDescentOptimizer, "learning_rate": 1e-4}
+    assert first_step(train(alone, steps=120, local_steps=2, **here)) >= 99
+    assert first_step(train(alone, steps=130, **plain, **here)) >= 120
+    with pytest.raises(TaskFailed, match=of_another + " has no (beta1_power|parameters_0/Adam)"):
+        train(alone, steps=140, **here)
 
 
 def ordered(*names):
@@ -275,7 +281,7 @@ def test_a_chief_that_is_started_again_has_the_folder_at_once(cluster, tmp_path)
     run = train(cluster, steps=150, seed=1, logdir=tmp_path, restarts=1, on_step=on_step)
     assert run.global_step >= 150
     assert (tmp_path / "killed").exists()
-    assert steps_in(tmp_path)[-1] == run.global_step
+    assert steps_in(tmp_path)[-1] >= 150
 
 
 # ------------------------------------------------------------------------------- other batches in each part
@@ -294,20 +300,19 @@ def few():
     return DataSet(rng.integers(0, 256, (500, 784), np.uint8), np.eye(10, dtype=np.float32)[np.arange(500) % 10])
 
 
-def test_each_part_of_a_training_draws_batches_of_its_own_and_the_first_as_ever(tmp_path):
+def test_each_part_of_a_training_draws_batches_of_its_own_and_the_first_as_ever(alone, tmp_path):
     part, batches = few(), []
     options = {"data": Datasets(part, None, None), "seed": 1, "build_graph": looking, "batch_size": 20}
-    with Cluster(ps=1, workers=1) as cluster:
-        for folder, design, steps in (
-            (None, "fast", 25),
-            ("fast", "fast", 25),
-            ("fast", "fast", 50),
-            ("fast", "fast", 75),
-            ("listing", "listing", 25),
-            ("listing", "listing", 50),
-        ):
-            run = train(cluster, steps=steps, logdir=folder and tmp_path / folder, design=design, **options)
-            batches.append(run.steps.loss.round().tolist())
+    for folder, design, steps in (
+        (None, "fast", 25),
+        ("fast", "fast", 25),
+        ("fast", "fast", 50),
+        ("fast", "fast", 75),
+        ("listing", "listing", 25),
+        ("listing", "listing", 50),
+    ):
+        run = train(alone, steps=steps, logdir=folder and tmp_path / folder, design=design, **options)
+        batches.append(run.steps.loss.round().tolist())
     assert [len(each) for each in batches] == [25] * 6
     plain, first, second, third, listing, further = batches
     own = DataSet(*part.stored, seed=[1, 0])
@@ -318,21 +323,20 @@ def test_each_part_of_a_training_draws_batches_of_its_own_and_the_first_as_ever(
         assert sum(a == b for a, b in zip(one, other, strict=True)) <= 3  # by chance
 
 
-def test_a_worker_that_is_started_again_draws_other_batches(cluster, tmp_path):
+def test_a_worker_that_is_started_again_draws_other_batches(alone, tmp_path):
     def on_step(record, folder=str(tmp_path)):
-        if record.worker == 1:
-            with open(f"{folder}/batches", "a") as file:
-                file.write(f"{record.local_step} {record.loss:.0f}\n")
-        if record.worker == 1 and record.local_step == 3 and not os.path.exists(f"{folder}/killed"):
+        with open(f"{folder}/batches", "a") as file:
+            file.write(f"{record.local_step} {record.loss:.0f}\n")
+        if record.local_step == 3 and not os.path.exists(f"{folder}/killed"):
             open(f"{folder}/killed", "w").close()
             os.kill(os.getpid(), signal.SIGKILL)
 
     options = {"data": Datasets(few(), None, None), "seed": 1, "build_graph": looking, "batch_size": 20}
-    train(cluster, steps=3000, restarts=1, on_step=on_step, design="listing", **options)
+    train(alone, steps=20, restarts=1, on_step=on_step, design="listing", **options)
     lines = [line.split() for line in (tmp_path / "batches").read_text().splitlines()]
-    firsts = [loss for step, loss in lines if step == "1"]
-    assert len(firsts) == 2
-    assert firsts[0] != firsts[1]
+    before, after = lines[:3], lines[3:6]
+    assert [step for step, _ in lines[:6]] == ["1", "2", "3"] * 2
+    assert sum(a == b for a, b in zip(before, after, strict=True)) <= 1  # by chance
 
 
 def test_a_data_set_of_the_readers_own_is_left_alone():
@@ -351,19 +355,19 @@ def test_a_data_set_of_the_readers_own_is_left_alone():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("name", "value", "error"),
     [
-        ({"restarts": -1}, "restarts"),
-        ({"restarts": True}, "restarts"),
-        ({"save_steps": 0}, "save_steps"),
-        ({"logdir": 3}, "logdir"),
-        ({"logdir": ""}, "logdir"),
-        ({"logdir": "a\0b"}, "logdir"),
+        ("restarts", -1, ValueError),
+        ("restarts", True, TypeError),
+        ("save_steps", 0, ValueError),
+        ("logdir", 3, TypeError),
+        ("logdir", "", ValueError),
+        ("logdir", "a\0b", ValueError),
     ],
 )
-def test_bad_arguments_are_named(cluster, options, message):
-    with pytest.raises(ValueError, match=f"{message}: expected"):
-        train(cluster, steps=10, **options)
+def test_bad_arguments_are_named(cluster, name, value, error):
+    with pytest.raises(error, match=f"{name}: expected"):
+        train(cluster, steps=10, **{name: value})
 
 
 def test_a_folder_that_can_not_be_made_is_named_before_anything_starts(cluster, tmp_path):

@@ -48,8 +48,8 @@ class Replica:
         init_tokens: Op that puts the first tokens of a session into the queue, likewise.
         close_tokens: Op that closes it when the training is over, likewise: who waits for a token is told so.
         reset_starts: Op for the chief, once the other shared variables have values: no worker has started yet.
-        count_start: Counts a start of this worker, and gives a number that no other start of it in this training has;
-            0 for the first one of a training that begins at global step 0.
+        count_start: Counts a start of this worker, and gives the global step from which the training goes on plus the
+            number of its earlier starts since then.
         drop: Op that frees the data that this worker keeps; None if it keeps none.
     """
 
@@ -200,11 +200,12 @@ def count_update(global_step, update, times=1):
 def count_starts(global_step, task_index, workers):
     """The variable that counts how often each worker has started, and the op that counts one; see :class:`Replica`.
 
-    It begins with the global step that a training goes on from, so that no part of a training repeats the numbers of
-    another. It is in no checkpoint.
+    It begins with the global step that a training goes on from, so that the parts of a training have different numbers.
+    It is in no checkpoint, which would bring back the numbers of an earlier part.
     """
+    room = max(workers, 1000)  # on servers that outlive a training, the next one may have more workers
     with tf.device(global_step.device):
-        none_yet = tf.fill([workers], global_step.read_value())
+        none_yet = tf.fill([room], global_step.read_value())
         starts = tf.get_variable("mnistdist_starts", initializer=none_yet, trainable=False, collections=[])
         before = tf.identity(starts.read_value()[task_index])
         with tf.control_dependencies([before]):

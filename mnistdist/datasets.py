@@ -103,9 +103,10 @@ class DataSet:
     def reseed(self, number):
         """Shuffle further epochs by the seed and this number: each gives an order of its own.
 
-        0 keeps the seed's own order. Without a seed, orders differ anyhow.
+        0 keeps the seed's own order. Without a seed, orders differ anyhow. Raises ``ValueError`` for a number below 0.
         """
-        if self._generator is not None and _check.integer("number", number):
+        number = _check.count("number", number, (0, None))
+        if self._generator is not None and number:
             self._generator = np.random.default_rng([int(self._generator.integers(2**63)), number])
 
     def next_batch(self, batch_size, *, shuffle=True):

@@ -9,7 +9,11 @@ import tempfile
 import time
 
 LOCK = "training.lock"
-_NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # a file system that has none
+_NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # a file system that has none
+
+
+class InUse(OSError):
+    """Another training holds the folder."""
 
 
 def prepare(folder, name="logdir"):
@@ -22,54 +26,58 @@ def prepare(folder, name="logdir"):
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(4096))
+        with held(folder):
+            pass
+    except InUse:
+        raise
     except OSError as error:
         raise OSError(f"{name}: no checkpoints can be kept in {folder}: {error.strerror}") from None
-    with held(folder):
-        pass
 
 
 @contextlib.contextmanager
 def held(folder):
-    """Hold the folder while the ``with`` block runs: no other training can, on any machine that shares the folder.
+    """Make the folder if need be, and hold it while the ``with`` block runs: no other training can.
 
-    The system lets go of it when the process ends, however it ends; a lock file that is left is no obstacle.
+    The system lets go of it when the process ends, however it ends. The lock file stays, because on a network file
+    system one that was removed might still be another machine's. On a file system without locks, nobody is refused.
 
     Raises:
-        OSError: another training holds the folder; the message names its process.
+        OSError: another training holds the folder (:class:`InUse`, which names its process), or it can't be made.
     """
+    os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, LOCK)
-    descriptor = _lock(path, folder)
     try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:  # the file is another user's, in a folder that both may write to
+        descriptor = os.open(path, os.O_RDONLY)
+    try:
+        _lock(descriptor, folder)
+        _note(descriptor, f"process {os.getpid()} on {socket.gethostname()}")
         yield
+        _note(descriptor, "")
     finally:
-        with contextlib.suppress(OSError):
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                os.remove(path)
         os.close(descriptor)
 
 
-def _lock(path, folder):
+def _lock(descriptor, folder):
     deadline = time.monotonic() + 1  # others hold it for a moment when they only try it, or while they are dying
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
-                holder = os.read(descriptor, 200).decode(errors="replace") or "a process that is not known"
-                os.close(descriptor)
-                raise OSError(
+                holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "a process that is not known"
+                raise InUse(
                     f"{folder} is in use by another training ({holder}): wait for its end, or take another folder"
                 ) from None
             time.sleep(0.05)
         except OSError as error:
-            if error.errno not in _NO_LOCKS_HERE:
-                raise
-            return descriptor
-        else:
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), os.stat(path)):  # or its last holder has removed it meanwhile
-                    os.truncate(descriptor, 0)
-                    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
-                    return descriptor
-        os.close(descriptor)
+            if error.errno in _NO_LOCKS_HERE:
+                return
+            raise
+
+
+def _note(descriptor, text):
+    with contextlib.suppress(OSError):  # what may not be written names nobody
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, text.encode(), 0)

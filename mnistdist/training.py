@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import os
-import warnings
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -90,8 +90,8 @@ def train(
     Raises:
         ValueError, TypeError: for an argument out of range or of another type; nothing has been started then.
         OSError: if no checkpoints can be kept in the ``logdir``, or another training is using it; likewise.
-        RuntimeError: if a worker is still busy with an earlier call after ``step_timeout``, or 10 s; nothing has been
-            started then, and the call goes on.
+        RuntimeError: if a worker is still busy with an earlier call after ``step_timeout``, but at least 2 and at most
+            10 s; nothing has been started then, and the call goes on.
         TaskFailed: if a task ends or raises, or has ended before. It, and an interrupt, leave the cluster restarted:
             fresh and usable.
 
@@ -113,9 +113,8 @@ def train(
     if optimizer is None:  # one of the reader's own may take what it likes
         learning_rate = _check.number("learning_rate", learning_rate)
     _check_sent(optimizer=optimizer, build_graph=build_graph, on_step=on_step, learning_rate=learning_rate)
-    design = _choose_design(design, build_graph, optimizer, local_steps, steps_per_run)
-    if design == "listing" and (local_steps != 1 or steps_per_run is not None):
-        raise ValueError("local_steps and steps_per_run need design='fast': the listing's makes one step a run")
+    own = build_graph is not None or optimizer is not None
+    design = _choose_design(design, own, local_steps != 1 or steps_per_run is not None)
     if sync and local_steps != 1:
         raise ValueError(f"local_steps={local_steps} needs sync=False: a round takes one gradient of each batch")
     if local_steps > steps:
@@ -141,28 +140,26 @@ def train(
             results, warned = zip(*results, strict=True)
             (shared,) = on_workers(cluster, _finish, [0], (data, seed, replica_options), step_timeout, held)
         except BaseException:
-            if cluster.alive and cluster.status in ("running", "failed"):
+            if cluster.alive:
                 cluster.restart()  # the other workers may be in the middle of a step, which nothing interrupts
             raise
     for line in itertools.chain(*warned):
-        warnings.warn(line, stacklevel=2)
+        print(line, file=sys.stderr)  # no warning: as an error, that would lose the run
     return Run(sync=sync, results=list(results), model=shared, local_steps=local_steps)
 
 
-def _choose_design(design, build_graph, optimizer, local_steps, steps_per_run):
-    if design is not None:
-        if design not in ("fast", "listing"):
-            raise ValueError(f"design: expected 'fast', 'listing' or None, got {design!r}")
-        return design
-    if build_graph is None and optimizer is None:
-        return "fast"
-    if local_steps != 1 or steps_per_run is not None:
-        name = "local_steps" if local_steps != 1 else "steps_per_run"
+def _choose_design(design, own, several):
+    """The design for a model or optimizer of the reader's own, or the text's; ``several``: steps in one run of it."""
+    if design not in ("fast", "listing", None):
+        raise ValueError(f"design: expected 'fast', 'listing' or None, got {_check.got(design)}")
+    if several and design == "listing":
+        raise ValueError("local_steps and steps_per_run need design='fast': the listing's makes one step a run")
+    if several and own and design is None:
         raise ValueError(
-            f"{name} with a build_graph or an optimizer of your own needs design='fast', which trains a copy of the "
-            "model and may compute something else than it says"
+            "local_steps and steps_per_run with a build_graph or an optimizer of your own need design='fast', which "
+            "trains a copy of the model and may compute something else than it says"
         )
-    return "listing"
+    return design or ("listing" if own else "fast")
 
 
 def _check_sent(**values):
@@ -231,7 +228,7 @@ def _check_logdir(logdir):
 def _load(data, seed, index):
     own_seed = None if seed is None else [seed, index]
     if isinstance(data, Datasets):
-        return Datasets(*(part and DataSet(part.images, part.labels, own_seed) for part in data))
+        return Datasets(*(part and DataSet(*part.stored, own_seed) for part in data))
     return read_data_sets(data, one_hot=True, seed=own_seed)
 
 

@@ -191,10 +191,13 @@ def test_a_loss_without_a_gradient_is_refused():
     ("options", "message"),
     [
         ({"design": "quick"}, "expected 'fast', 'listing' or None, got 'quick'"),
-        ({"local_steps": 2, "build_graph": two_layers}, "^local_steps with a build_graph.*needs design='fast', which"),
+        (
+            {"local_steps": 2, "build_graph": two_layers},
+            "^local_steps and steps_per_run with a build_graph.*need design='fast', which",
+        ),
         (
             {"steps_per_run": 1, "optimizer": adam},
-            "^steps_per_run with .* an optimizer of your own needs design='fast'",
+            "^local_steps and steps_per_run with .* an optimizer of your own need design='fast'",
         ),
         ({"design": "listing", "local_steps": 2}, "need design='fast'"),
         ({"design": "listing", "steps_per_run": 2}, "need design='fast'"),

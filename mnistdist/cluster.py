@@ -18,7 +18,7 @@ from mnistdist.errors import ClusterStartError, TaskFailed, describe_exit
 from mnistdist.interrupts import HeldInterrupts
 from mnistdist.network import listing_addresses, loopback_addresses, private_network_available
 from mnistdist.nursery import identity
-from mnistdist.processes import Processes
+from mnistdist.processes import Processes, keeper_lost
 
 _started = []  # weak references to the clusters that run, the one with the magics last
 
@@ -75,8 +75,8 @@ class Cluster:
     """
 
     def __init__(self, ps=1, workers=2, *, devices="auto", num_gpus=None, network="auto", servers=True, timeout=60):
-        ps = _check.count("ps is the number of ps tasks", ps, (1, None))
-        workers = _check.count("workers is the number of workers tasks", workers, (1, None))
+        ps = _check.count("ps", ps, (1, None))
+        workers = _check.count("workers", workers, (1, None))
         if network not in ("auto", "private", "host"):
             raise ValueError(f"network: expected 'auto', 'private' or 'host', got {network!r}")
         timeout, servers = _check.number("timeout", timeout), _check.truth("servers", servers)
@@ -167,19 +167,24 @@ class Cluster:
     def _require_tasks(self, engines=None):
         """Raise a :class:`TaskFailed` if one of these engines can't be used; None for all of the cluster's."""
         self._require_alive()
+        if lost := self._lost(engines):
+            names, reason = lost
+            hint = "cluster.restart() brings them back"
+            if len(names) == 1:
+                hint = f'cluster.restart("{names[0]}") or cluster.restart() brings it back'
+            raise TaskFailed(names[0], reason, hint=hint)
+
+    def _lost(self, engines=None):
+        """The names of the tasks that can't be used, and what has become of them; None if all of them can be."""
         lost = [(n, how) for n, how in self._missing().items() if engines is None or self._engines[n] in engines]
-        if lost:
-            (job, index), how = lost[0]
-            others = "".join(f"; {job}:{i} {how}" for (job, i), how in lost[1:])
-            it = "them" if others else "it"
-            one = "" if others else f'cluster.restart("{job}:{index}") or '
-            raise TaskFailed(f"{job}:{index}", f"it {how}{others}", hint=f"{one}cluster.restart() brings {it} back")
+        names = [f"{job}:{index}" for (job, index), _ in lost]
+        told = "; ".join(f"{name} {how}" for name, (_, how) in zip(names, lost, strict=True))
+        return (names, f"it{told.removeprefix(names[0])}") if lost else None
 
     def _require_alive(self):
         """Raise a :class:`TaskFailed` if the processes that keep the tasks have gone."""
         if not self.alive:
-            hint = "stop() the cluster and start() it again; a process that the system ended was often out of memory"
-            raise TaskFailed("cluster", "its keeper, controller or nursery has ended", hint=hint)
+            raise keeper_lost()
 
     def _find(self, task):
         name = (task.job, task.index) if isinstance(task, Task) else task
@@ -227,18 +232,18 @@ class Cluster:
         return self._start()
 
     def _start(self):
-        if self.client is not None:
-            if self.status == "running":
-                return self
-            raise RuntimeError(f"{self!r}: restart() brings ended tasks back; stop() ends the rest")
-        deadline = time.monotonic() + self.timeout
-        notice = device_rules.sharing_notice(self._pins)
-        if notice and "GPU" in notice:
-            _say_once(notice)
-        private = self._choose_network()
-        addresses = listing_addresses if private else loopback_addresses
-        self.spec = addresses(self._counts["ps"], self._counts["worker"])
         with self._changing, HeldInterrupts() as held:
+            if self.client is not None:
+                if self.status == "running":
+                    return self
+                raise RuntimeError(f"{self!r}: restart() brings ended tasks back; stop() ends the rest")
+            deadline = time.monotonic() + self.timeout
+            notice = device_rules.sharing_notice(self._pins)
+            if notice and "GPU" in notice:
+                _say_once(notice)
+            private = self._choose_network()
+            addresses = listing_addresses if private else loopback_addresses
+            self.spec = addresses(self._counts["ps"], self._counts["worker"])
             told = _weakly(self._unregister)
             self._processes = Processes(self.spec, private=private, servers=self._servers, on_exit=told)
             try:
@@ -266,8 +271,9 @@ class Cluster:
                 self.client = None
                 last = _started[-1]() if _started else None
                 _started[:] = [cluster for cluster in _started if cluster() not in (self, None)]
-                if last is self and _started and _started[-1]().alive:
-                    _started[-1]()._activate()
+                before = _started[-1]() if _started else None  # it may be collected at any time
+                if last is self and before is not None and before.alive:
+                    before._activate()
             if self._processes is not None:
                 self._processes.close()
 
@@ -305,6 +311,8 @@ class Cluster:
 
     def _fork(self, names, deadline, held):
         """Start the named tasks; return when each has registered and has said that it is who it should be."""
+        from ipyparallel.error import RemoteError
+
         for name in names:
             pin = self._pins[name]
             self._processes.start(name, env=pin.env, cores=pin.cores, engine=self._engines[name])
@@ -313,15 +321,20 @@ class Cluster:
             held()
             self._check("not every task came up", names, deadline)
             time.sleep(0.01)
-        answers = self.client[list(engines)].apply_async(identity)
-        while not answers.done():
-            held()
-            self._check("not every task answered", names, deadline)
-            answers.wait(0.05)
+        try:
+            answers = self.client[list(engines)].apply_async(identity)
+            while not answers.done():
+                held()
+                self._check("not every task answered", names, deadline)
+                answers.wait(0.05)
+            found = answers.get()
+        except (TaskFailed, RemoteError):  # a task has ended since it registered
+            self._check("not every task answered", names, 0)
+            raise
         expected = [(*name, self._processes.pids[name]) for name in engines.values()]
-        if answers.get() != expected:
+        if found != expected:
             raise ClusterStartError(
-                f"engines {list(engines)} should be {expected}, and answered as {answers.get()}",
+                f"engines {list(engines)} should be {expected}, and answered as {found}",
                 ready=0,
                 expected=len(names),
                 timeout=self.timeout,
@@ -372,6 +385,7 @@ class Cluster:
         """
         self._require_started()
         name = self._find(task)
+        self._require_alive()
         if name in self._processes.exits:
             ended = describe_exit(self._processes.exits[name])
             raise ValueError(f"{name[0]}:{name[1]} has already ended ({ended}): restart() brings it back")
@@ -387,6 +401,7 @@ class Cluster:
     def _await_exits(self, names):
         late = self._processes.wait_for_exits(names, timeout=10)
         if late:
+            self._require_alive()
             job, index = late[0]
             raise TaskFailed(f"{job}:{index}", "still alive 10 s after SIGKILL", hint="stop() the cluster")
         gone = {self._engines[name] for name in names}
@@ -403,6 +418,7 @@ class Cluster:
         """
         self._require_started()
         names = list(self._engines) if task is None else [self._find(task)]
+        self._require_alive()
         with self._changing, HeldInterrupts(patience=2) as held:
             for name in names:
                 if name not in self._processes.exits:

@@ -5,12 +5,12 @@ import threading
 
 
 class HeldInterrupts:
-    """Holds interrupts back while its ``with`` block runs, and passes on at its end those that nobody has looked at.
+    """Holds interrupts back while its ``with`` block runs. One that has not been raised by its end is raised there.
 
     An interrupt may otherwise strike between any two operations: in the midst of a message, with a lock held, or in
-    the very code that tidies up after the interrupt before. A call, ``held()``, has one strike that has come by then:
-    the first, or with ``patience=2`` the second. Only the main thread hears interrupts: in others, and where they are
-    ignored or fatal, nothing is held.
+    the very code that tidies up after the interrupt before. The block calls ``held()`` where an interrupt does no
+    harm: this raises the interrupt that has come meanwhile; with ``patience=2``, only if a second one has come. Only
+    the main thread receives interrupts: in other threads, and where interrupts are ignored or fatal, none is held.
     """
 
     def __init__(self, patience=1):

@@ -6,7 +6,7 @@ import sys
 import time
 from types import SimpleNamespace
 
-from mnistdist.errors import TaskFailed, describe_exit
+from mnistdist.errors import TaskFailed
 from mnistdist.nursery import identity
 from mnistdist.stopped import StoppedTasks, is_stopped
 
@@ -21,23 +21,29 @@ def idle_workers(cluster, step_timeout, held):
     A worker runs one call after the other. A busy one would be waited for without a word, and without an end.
 
     Args:
-        cluster: A running :class:`~mnistdist.Cluster`. Workers that have ended are left to :func:`on_workers`.
+        cluster: A running :class:`~mnistdist.Cluster`. Workers that can't be used are left to :func:`on_workers`.
         step_timeout: Seconds to wait, or None; at least 2 and at most 10.
         held: The :class:`~mnistdist.interrupts.HeldInterrupts` around it.
 
     Raises:
-        RuntimeError: some are still busy. Nothing has been started, and what they are doing goes on.
+        RuntimeError: some are still busy or stopped, or another training is running on the cluster. Nothing has been
+            started, and what they are doing goes on.
     """
     patience = min(max(step_timeout or _PATIENCE, 2), _PATIENCE)
     deadline = time.monotonic() + patience
-    workers = [task for task in cluster.tasks if task.job == "worker"]
     while not cluster._training.acquire(timeout=0.1):
         held()
         if time.monotonic() > deadline:
-            raise _busy(workers, patience)
+            raise RuntimeError(
+                f"another training is still running on this cluster after {patience:g} s: wait until it ends, or end "
+                "it with cluster.restart()"
+            )
     try:
-        there = [task for task in workers if cluster.exit_of(task) is None]
-        answers = {task: cluster[task].apply_async(identity) for task in there}
+        answers = {}
+        for task in cluster.tasks:
+            with contextlib.suppress(TaskFailed):
+                if task.job == "worker":
+                    answers[task] = cluster[task].apply_async(identity)
         while pending := [task for task, answer in answers.items() if not answer.ready()]:
             held()
             if time.monotonic() > deadline:
@@ -49,13 +55,16 @@ def idle_workers(cluster, step_timeout, held):
 
 
 def _busy(tasks, seconds):
-    state, end = "busy with an earlier call", "ends"
-    if stopped := [task for task in tasks if is_stopped(task.pid)]:
-        tasks, state, end = stopped, "stopped, as SIGSTOP does it,", "goes on (SIGCONT)"
-    names, one = " and ".join(task.name for task in tasks), len(tasks) == 1
+    stopped = [task for task in tasks if is_stopped(task.pid)]
+    names = [task.name for task in stopped or tasks]
+    are, it, calls, end = ("is", "it", "the call", "ends") if len(names) == 1 else ("are", "them", "the calls", "end")
+    state, do = "busy with an earlier call", f"wait until {calls} {end}"
+    if stopped:
+        go_on = " and ".join(f'cluster.kill("{name}", "SIGCONT")' for name in names)
+        state, do = "stopped, as SIGSTOP does it,", f"let {it} go on with {go_on}"
+    restart = f'cluster.restart("{names[0]}")' if len(names) == 1 else "cluster.restart()"
     return RuntimeError(
-        f"{names} {'is' if one else 'are'} still {state} after {seconds:g} s: wait until it {end}, or end it with "
-        + (f'cluster.restart("{names}")' if one else "cluster.restart()")
+        f"{' and '.join(names)} {are} still {state} after {seconds:g} s: {do}, or end {it} with {restart}"
     )
 
 
@@ -85,7 +94,7 @@ def on_workers(cluster, function, indices, arguments, step_timeout, held, *, ste
             lost = _find_lost(cluster, stopped, "before" if steps and calls is None else "during")
             if lost and not restarts:
                 task, reason = lost
-                raise TaskFailed(task.name, reason, log=cluster.logs(task, 5).splitlines(), hint=_RESTARTED)
+                raise TaskFailed(task, reason, log=cluster.logs(task, 5).splitlines(), hint=_RESTARTED)
             if lost:
                 restarts -= 1
                 cluster.restart(lost[0])
@@ -95,7 +104,7 @@ def on_workers(cluster, function, indices, arguments, step_timeout, held, *, ste
             calls = calls or _Calls(cluster, function, indices, arguments)
             if failed := calls.failed():
                 time.sleep(0.5)  # when a task has ended, that is the cause: its news may be on the way
-                if cluster.alive and not any(cluster.exit_of(task) is not None for task in cluster.tasks):
+                if cluster.alive and not cluster._lost():
                     raise calls.cause(*failed[0])
             elif calls.wait(0.1):
                 return calls.answers()
@@ -103,16 +112,12 @@ def on_workers(cluster, function, indices, arguments, step_timeout, held, *, ste
 
 
 def _find_lost(cluster, stopped, when):
-    """A task that has ended, or been stopped for too long, and the words for it; None when all are well."""
-    ended = [task for task in cluster.tasks if cluster.exit_of(task) is not None]
+    """A task that can't be used, or that has been stopped for too long, and the words for it; None if all are well."""
     cluster._require_alive()
-    if ended:
-        who = ["it", *(task.name for task in ended[1:])]
-        how = [
-            f"{name} ended with {describe_exit(cluster.exit_of(each))}" for name, each in zip(who, ended, strict=True)
-        ]
-        return ended[0], f"{'; '.join(how)} {when} the training"
-    halted = stopped.find({task: task.pid for task in cluster.tasks})
+    if lost := cluster._lost():
+        names, reason = lost
+        return names[0], f"{reason} {when} the training"
+    halted = stopped.find({task.name: task.pid for task in cluster.tasks})
     return (halted[0], f"it has been stopped for {stopped.limit:g} s, as SIGSTOP does it") if halted else None
 
 
@@ -129,17 +134,18 @@ class _Calls:
     def _call(self, index):
         try:
             return self._cluster["worker", index].apply_async(self._function, self._sent)
-        except TaskFailed:  # it has ended just now: a call that fails, and is made again if the task is
-            return SimpleNamespace(ready=lambda: True, successful=lambda: False, data=None)
+        except TaskFailed as error:  # it has ended just now: a call that fails, and is made again if the task is
+            return _failed_call(error)
 
     def _all(self):
         return [*self._latest.items(), *((0, call) for call in self._again)]
 
     def replaced(self, task, restores):
         """A task has been started again: the function begins again where that is needed."""
-        if task.job == "worker":
-            if not _answered(self._latest[task.index]):
-                self._latest[task.index] = self._call(task.index)
+        job, _, index = task.partition(":")
+        if job == "worker":
+            if not _answered(self._latest[int(index)]):
+                self._latest[int(index)] = self._call(int(index))
         elif restores and _answered(self._latest[0]) and not all(map(_answered, self._latest.values())):
             self._again.append(self._call(0))  # nobody else restores what the ps has lost
 
@@ -175,12 +181,23 @@ class _Calls:
 
         try:
             call.get()
+        except TaskFailed as failure:
+            return failure
         except RemoteError as error:
             log = self._cluster.logs(("worker", index), 5).splitlines()
             stopped = " and ".join(task.name for task in self._cluster.tasks if is_stopped(task.pid))
             stopped = f" ({stopped} is stopped, as SIGSTOP does it)" if stopped else ""
             reason = f"{error.ename}: {error.evalue}{stopped}"
             return TaskFailed(f"worker:{index}", reason, log=log, hint=_RESTARTED)
+
+
+def _failed_call(failure):
+    """Stands for a call that could not be made."""
+
+    def get():
+        raise failure
+
+    return SimpleNamespace(ready=lambda: True, successful=lambda: False, wait=lambda seconds: None, get=get, data=None)
 
 
 def _answered(call):

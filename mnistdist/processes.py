@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from mnistdist.errors import PLAIN
+from mnistdist.errors import PLAIN, TaskFailed
 
 # A proxy that is set for the web would catch the tasks' gRPC connections too, and hang them.
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
@@ -129,8 +129,8 @@ class Processes:
     def _ask(self, **request):
         try:
             self._channel.sendall(json.dumps(request).encode() + b"\n")
-        except OSError as error:
-            raise RuntimeError(f"the cluster's processes have gone ({error}): stop() and start() it again") from None
+        except OSError:
+            raise keeper_lost() from None
 
     def hear(self, event):
         """Take note of one event of the nursery's."""
@@ -166,6 +166,12 @@ class Processes:
         shutil.rmtree(self.folder, ignore_errors=True)  # if a killed keeper could not
 
 
+def keeper_lost():
+    """The error of using a cluster whose processes have gone."""
+    hint = "stop() the cluster and start() it again; a process that the system ended was often out of memory"
+    return TaskFailed("cluster", "its keeper, controller or nursery has ended", hint=hint)
+
+
 def _close_all(*ends):
     for end in ends:
         with contextlib.suppress(OSError):
@@ -181,5 +187,5 @@ def _listen(reference, channel):
                 return
             processes.hear(json.loads(line))
             del processes
-    if processes := reference():  # it is not this side that has hung up, or there would be none, or nobody who waits
+    if processes := reference():  # the other side has ended: whoever waits for an answer of a task hears of it
         processes._on_exit(None)

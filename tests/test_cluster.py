@@ -1,3 +1,4 @@
+import functools
 import gc
 import os
 import pickle
@@ -308,8 +309,8 @@ def test_an_exception_in_the_block_and_a_lost_reference_end_the_cluster():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"ps": 0}, "ps is the number of ps tasks: expected an int of 1 or more, got 0"),
-        ({"workers": "2"}, "got '2'"),
+        ({"ps": 0}, "ps: expected an int of 1 or more, got 0"),
+        ({"workers": "2"}, "workers: expected an int of 1 or more, got '2'"),
         ({"workers": True}, "got True"),
         ({"network": "bridge"}, "expected 'auto', 'private' or 'host', got 'bridge'"),
         ({"timeout": 0}, "timeout: expected a number from 0.001 to 1e+07, got 0"),
@@ -342,6 +343,29 @@ def test_a_port_in_use_is_named_with_the_log(monkeypatch):
         with pytest.raises(ClusterStartError, match="ps:0 ended with exit code 1 while starting") as caught:
             Cluster(ps=1, workers=1, network="host").start()
     assert "Could not start gRPC server" in str(caught.value)
+
+
+@pytest.mark.parametrize("moment", ["before the question", "before the answer"])
+def test_a_task_that_ends_when_it_has_registered_is_named(monkeypatch, moment):
+    connect = Cluster._connect
+
+    def connect_then_end(self, *arguments):
+        connect(self, *arguments)
+        direct_view = self.client.direct_view
+
+        def end_then_view(*targets, **options):
+            os.kill(self._processes.pids["ps", 0], signal.SIGKILL)
+            wait_until(lambda: self._processes.exits, 10, "the task's end")
+            return direct_view(*targets, **options)
+
+        self.client.direct_view = end_then_view
+
+    if moment == "before the question":
+        monkeypatch.setattr(Cluster, "_connect", connect_then_end)
+    else:
+        monkeypatch.setattr("mnistdist.cluster.identity", functools.partial(os._exit, 3))
+    with pytest.raises(ClusterStartError, match=r":0 ended with (SIGKILL|exit code 3) while starting"):
+        Cluster(ps=1, workers=1, servers=False).start()
 
 
 def test_host_network_and_servers_started_by_hand():
@@ -460,8 +484,11 @@ def test_losing_any_part_of_the_tree_ends_it_whole(victim):
             waiting.get(timeout=10)
         wait_until(lambda: not alive(tree), 5, "the end of every process")
         wait_until(lambda: cluster.status == "failed", 5, "the status")
-        with pytest.raises(RuntimeError, match="processes have gone"):
-            cluster.restart()
+        begin = time.monotonic()
+        for use in (cluster.restart, lambda: cluster.kill("ps:0"), lambda: cluster._processes.kill(("ps", 0), 9)):
+            with pytest.raises(TaskFailed, match="keeper, controller or nursery has ended"):
+                use()
+        assert time.monotonic() - begin < 5
         with pytest.raises(TaskFailed, match="keeper, controller or nursery has ended"):
             cluster["worker", 0].apply_sync(who)
         assert cluster._repr_html_().count("<td>ended with") == 2

@@ -132,7 +132,7 @@ def breaks():
 def test_a_client_of_the_soak_says_what_went_wrong_and_ends():
     client = soak.Client()
     try:
-        with pytest.raises(AssertionError, match="ps is the number of ps tasks"):
+        with pytest.raises(AssertionError, match="ps: expected an int of 1 or more"):
             client.cycle(0, 1, False)
         assert client.cycle(1, 1, False)["held"]["processes"] >= 0
         psutil.Process(client._process.pid).kill()

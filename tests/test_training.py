@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from helpers import alive, below, wait_until
 
-from mnistdist import Cluster, DataSet, Datasets, TaskFailed, read_data_sets, train
+from mnistdist import Cluster, ClusterStartError, DataSet, Datasets, Task, TaskFailed, read_data_sets, train
+from mnistdist.on_workers import _busy, _Calls
 from mnistdist.training import STEPS_PER_RUN
 
 
@@ -182,6 +183,65 @@ def test_tasks_that_have_ended_before_a_training_are_started_again_where_that_is
     assert train(cluster, steps=20).global_step >= 20
 
 
+def test_a_task_that_has_not_come_up_is_lost_too(cluster, monkeypatch):
+    def leave_unfinished():
+        with monkeypatch.context() as short, pytest.raises(ClusterStartError):
+            short.setattr(cluster, "timeout", 0.001)
+            cluster.restart("worker:1")
+
+    leave_unfinished()
+    with pytest.raises(TaskFailed, match="task worker:1 failed: it has not come up before the training"):
+        train(cluster, steps=60)
+    assert cluster.status == "running"
+    leave_unfinished()
+    assert train(cluster, steps=20, restarts=1).global_step >= 20
+
+
+def test_a_worker_that_ends_as_it_is_asked_whether_it_is_idle_is_started_again(cluster, monkeypatch):
+    pid = cluster.tasks[2].pid
+
+    def end_then_find(task, find=cluster._find):
+        if getattr(task, "pid", None) == pid:
+            os.kill(pid, signal.SIGKILL)
+            cluster._processes.wait_for_exits([("worker", 1)], 10)
+        return find(task)
+
+    monkeypatch.setattr(cluster, "_find", end_then_find)
+    assert train(cluster, steps=20, restarts=1).global_step >= 20
+    assert cluster.tasks[2].pid != pid
+
+
+def test_a_call_that_could_not_be_made_fails_with_its_cause():
+    class Ended:
+        def __getitem__(self, task):
+            raise TaskFailed("worker:1", "it ended with SIGKILL")
+
+    calls = _Calls(Ended(), os.getpid, [0, 1], ())
+    assert calls.wait(0) and calls.global_step() == 0
+    assert [calls.cause(*failed).reason for failed in calls.failed()] == ["it ended with SIGKILL"] * 2
+
+
+@pytest.mark.parametrize(
+    ("stopped", "said"),
+    [
+        (
+            True,
+            "worker:0 and worker:1 are still stopped, as SIGSTOP does it, after 3 s: let them go on with "
+            'cluster.kill("worker:0", "SIGCONT") and cluster.kill("worker:1", "SIGCONT"), or end them with '
+            "cluster.restart()",
+        ),
+        (
+            False,
+            "worker:0 and worker:1 are still busy with an earlier call after 3 s: wait until the calls end, or end "
+            "them with cluster.restart()",
+        ),
+    ],
+)
+def test_several_busy_workers_are_named(monkeypatch, stopped, said):
+    monkeypatch.setattr("mnistdist.on_workers.is_stopped", lambda pid: stopped)
+    assert str(_busy([Task("worker", i, "", "", 1, i) for i in (0, 1)], 3)) == said
+
+
 def block_in_join():
     from IPython import get_ipython
 
@@ -194,7 +254,7 @@ def block_in_join():
         (
             "worker:1",
             lambda cluster: cluster["worker", 1].apply_async(time.sleep, 30),
-            "worker:1 is still busy with an earlier call after 3 s: wait until it ends, or end it with",
+            "worker:1 is still busy with an earlier call after 3 s: wait until the call ends, or end it with",
         ),
         (
             "worker:0",
@@ -209,7 +269,7 @@ def block_in_join():
         (
             "worker:1",
             lambda cluster: cluster.kill("worker:1", "SIGSTOP"),
-            "worker:1 is still stopped, as SIGSTOP does it, after 3 s: wait until it goes on",
+            "worker:1 is still stopped, as SIGSTOP does it, after 3 s: let it go on with cluster.kill",
         ),
     ],
     ids=["a call", "a cell", "join", "stopped"],
@@ -245,7 +305,7 @@ def test_a_second_training_at_the_same_time_is_refused_and_the_first_goes_on(clu
     first = threading.Thread(target=lambda: runs.append(train(cluster, steps=200, sync=True, on_step=slow)))
     first.start()
     time.sleep(1)
-    with pytest.raises(RuntimeError, match="worker:0 and worker:1 are still busy with an earlier call after 2 s"):
+    with pytest.raises(RuntimeError, match="another training is still running on this cluster after 2 s: wait"):
         train(cluster, steps=20, step_timeout=2)
     first.join(60)
     assert runs[0].global_step == 200

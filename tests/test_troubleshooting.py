@@ -431,13 +431,17 @@ IN_TESTS = {
         "test_training",
         "the `server` in this task: expected a tf.train.Server of worker:0",
     ),
-    "… still busy with an earlier call after … s: wait until it ends, or end it with cluster.restart(…)": (
+    "… still busy with an earlier call after … s: wait until the call ends, or end it with cluster.restart(…)": (
         "test_training",
-        "worker:1 is still busy with an earlier call after 3 s: wait until it ends, or end it with",
+        "worker:1 is still busy with an earlier call after 3 s: wait until the call ends, or end it with",
     ),
-    "… still stopped, as SIGSTOP does it, after … s: wait until it goes on (SIGCONT), or end it with …": (
+    "… still stopped, as SIGSTOP does it, after … s: let it go on with …, or end it with …": (
         "test_training",
-        "worker:1 is still stopped, as SIGSTOP does it, after 3 s: wait until it goes on",
+        "worker:1 is still stopped, as SIGSTOP does it, after 3 s: let it go on with",
+    ),
+    "another training is still running on this cluster after … s: wait until it ends, or end it with …": (
+        "test_training",
+        "another training is still running on this cluster after 2 s: wait",
     ),
     "task … failed: it ended with … before the training": (
         "test_training",
@@ -493,7 +497,6 @@ IN_TESTS = {
     "… ended with …: the other tasks are ended": ("test_distributed", "ended with SIGKILL: the other tasks are ended"),
     "… ended with …: started again": ("test_distributed", "ended with SIGKILL: started again"),
     "… has already ended (…): restart() brings it back": ("test_cluster", "worker:1 has already ended"),
-    "the cluster's processes have gone (…): stop() and start() it again": ("test_cluster", "processes have gone"),
 }
 
 

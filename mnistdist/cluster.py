@@ -81,14 +81,7 @@ class Cluster:
             raise ValueError(f"network: expected 'auto', 'private' or 'host', got {network!r}")
         timeout, servers = _check.number("timeout", timeout), _check.truth("servers", servers)
         self._counts = {"ps": ps, "worker": workers}
-        self._pins = device_rules.assign(
-            ps,
-            workers,
-            devices=devices,
-            num_gpus=num_gpus,
-            gpus=device_rules.find_gpus(),
-            cores=device_rules.available_cores(),
-        )
+        self._pins = device_rules.assign(ps, workers, devices=devices, num_gpus=num_gpus)
         # Workers first, so that the [stdout:1] of an engine's output is worker 1's.
         self._engines = {("worker", i): i for i in range(workers)} | {("ps", i): workers + i for i in range(ps)}
         self._network, self._servers, self.timeout = network, servers, timeout

@@ -136,8 +136,8 @@ def assign(
     *,
     devices: str | Iterable[str | int] = "auto",
     num_gpus: int | None = None,
-    gpus: Sequence[str],
-    cores: Sequence[int],
+    gpus: Sequence[str] | None = None,
+    cores: Sequence[int] | None = None,
 ) -> dict[tuple[str, int], Pin]:
     """Gives every task of a cluster on one machine its environment and its cores.
 
@@ -157,8 +157,8 @@ def assign(
         workers: Number of workers, 1 or more.
         devices: ``"auto"`` (the GPUs found, else cores), ``"cpu"``, or GPU ids (indices or UUIDs), in order.
         num_gpus: How many of those GPUs to use; 0 for none; by default all.
-        gpus: The GPUs found (:func:`find_gpus`).
-        cores: The cores found (:func:`available_cores`).
+        gpus: The GPUs there are; by default those of :func:`find_gpus`.
+        cores: The cores there are; by default those of :func:`available_cores`.
 
     Returns:
         ``{("ps", 0): Pin, ..., ("worker", 0): Pin, ...}``, in task order.
@@ -168,16 +168,15 @@ def assign(
             or less than the workers.
         TypeError: on a count that is no int, or ``devices`` that are neither names nor numbers.
     """
-    ps, workers = _check.integer("ps", ps), _check.integer("workers", workers)
+    ps, workers = _check.count("ps", ps, (0, None)), _check.count("workers", workers, (1, None))
     num_gpus = None if num_gpus is None else _check.integer("num_gpus", num_gpus)
-    if ps < 0 or workers < 1:
-        raise ValueError(f"a cluster needs ps >= 0 and workers >= 1; got ps={ps}, workers={workers}")
+    cores = tuple(available_cores() if cores is None else cores)
+    gpus = find_gpus() if gpus is None else list(gpus)
     if ps + workers > MOST_TASKS:
         raise ValueError(f"expected at most {MOST_TASKS} tasks on one machine; got ps={ps}, workers={workers}")
     if not cores:
         raise ValueError("a cluster needs at least one core; got an empty list of cores")
-    cores = tuple(cores)
-    chosen = _choose_gpus(devices, num_gpus, workers, list(gpus))
+    chosen = _choose_gpus(devices, num_gpus, workers, gpus)
     worker_gpus = [chosen[index % len(chosen)] for index in range(workers)] if chosen else []
     share = 0 if chosen else len(cores) // workers
     left_over = cores[share * workers :] if share else ()

@@ -133,23 +133,12 @@ def _row_of_boxes(axes, tasks, bottom):
         width = min(1.6, pitch - 0.12)
         left = 0.1 + (i + 0.5) * pitch - width / 2
         fill, ink = BOX[task.job]
-        axes.add_patch(
-            FancyBboxPatch(
-                (left, bottom), width, BOX_HEIGHT, boxstyle="round,pad=0,rounding_size=0.08", facecolor=fill, lw=0
-            )
-        )
+        box = "round,pad=0,rounding_size=0.08"
+        axes.add_patch(FancyBboxPatch((left, bottom), width, BOX_HEIGHT, boxstyle=box, facecolor=fill, lw=0))
         address = task.address if len(tasks) <= 4 else ":\n".join(task.address.rsplit(":", 1))
         middle = left + width / 2
-        axes.text(middle, bottom + 0.62, f"{task.job}:{task.index}", ha="center", va="center", color=ink, weight="bold")
-        axes.text(
-            middle,
-            bottom + 0.28,
-            f"{address}\n{task.device}",
-            ha="center",
-            va="center",
-            color=ink,
-            size=8,
-            linespacing=1.4,
-        )
+        style = {"ha": "center", "va": "center", "color": ink}
+        axes.text(middle, bottom + 0.62, f"{task.job}:{task.index}", weight="bold", **style)
+        axes.text(middle, bottom + 0.28, f"{address}\n{task.device}", size=8, linespacing=1.4, **style)
         places.append((left, width))
     return places

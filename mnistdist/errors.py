@@ -1,6 +1,7 @@
 """The package's own errors: what was expected, what was got, the last log lines, and what to do."""
 
 import signal
+from functools import partial
 
 # For children whose output is read by a program: Python 3.13 colours tracebacks where Jupyter has set FORCE_COLOR.
 PLAIN = {"PYTHON_COLORS": "0"}
@@ -51,21 +52,14 @@ class ClusterStartError(RuntimeError):
     """
 
     def __init__(self, reason, *, ready, expected, timeout, log=(), hint=""):
-        self.ready, self.expected, self.timeout, self.log, self.hint = (
-            ready,
-            expected,
-            timeout,
-            tuple(log),
-            hint,
-        )
-        self._reason = reason
+        self.ready, self.expected, self.timeout = ready, expected, timeout
+        self._reason, self.log, self.hint = reason, tuple(log), hint
         headline = f"{reason}: {ready} of {expected} tasks were ready (limit {timeout:g} s)"
         super().__init__(_compose(headline, self.log, hint))
 
     def __reduce__(self):
         """Pickle by what it was made of: an error goes from one process to another."""
-        options = {"ready": self.ready, "expected": self.expected, "timeout": self.timeout}
-        return _made, (type(self), (self._reason,), options | {"log": self.log, "hint": self.hint})
+        return partial(type(self), **{k: v for k, v in vars(self).items() if k != "_reason"}), (self._reason,)
 
 
 class TaskFailed(RuntimeError):
@@ -90,8 +84,4 @@ class TaskFailed(RuntimeError):
 
     def __reduce__(self):
         """Pickle by what it was made of: an error goes from one process to another."""
-        return _made, (type(self), (self.task, self.reason), {"log": self.log, "hint": self.hint})
-
-
-def _made(kind, arguments, options):
-    return kind(*arguments, **options)
+        return partial(type(self), log=self.log, hint=self.hint), (self.task, self.reason)

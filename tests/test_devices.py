@@ -132,6 +132,13 @@ def test_siblings_stand_side_by_side(monkeypatch):
     assert available_cores() == [0, 2, 1, 3]
 
 
+def test_what_there_is_is_found_where_no_list_is_given(monkeypatch):
+    monkeypatch.setattr("mnistdist.devices.find_gpus", lambda: ["0", "1"])
+    monkeypatch.setattr("mnistdist.devices.available_cores", lambda: [4, 5])
+    assert assign(1, 2) == assign(1, 2, gpus=["0", "1"], cores=[4, 5])
+    assert assign(1, 2, gpus=[]) == assign(1, 2, gpus=[], cores=[4, 5])
+
+
 def test_available_cores_without_affinity(monkeypatch):
     monkeypatch.delattr(devices.os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(devices.os, "cpu_count", lambda: 3)
@@ -171,8 +178,8 @@ def test_the_text_s_error_names_both_numbers():
         ({"devices": "cpu", "num_gpus": 2}, "leave one of them out"),
         ({"devices": "tpu"}, "'auto', 'cpu' or a list of GPU ids; got 'tpu'"),
         ({"devices": [0, 4]}, "names GPU 4; the GPUs here are 0, 1"),
-        ({"workers": 0}, "ps=1, workers=0"),
-        ({"ps": -1}, "ps=-1, workers=2"),
+        ({"workers": 0}, "workers: expected an int of 1 or more, got 0"),
+        ({"ps": -1}, "ps: expected an int of 0 or more, got -1"),
         ({"cores": []}, "at least one core"),
     ],
 )

@@ -90,8 +90,9 @@ def train(
     Raises:
         ValueError, TypeError: for an argument out of range or of another type; nothing has been started then.
         OSError: if no checkpoints can be kept in the ``logdir``, or another training is using it; likewise.
-        RuntimeError: if a worker is still busy with an earlier call after ``step_timeout``, but at least 2 and at most
-            10 s; nothing has been started then, and the call goes on.
+        RuntimeError: if a worker is still busy with an earlier call, or stopped, or another training is running on this
+            cluster, after ``step_timeout`` seconds, but at least 2 and at most 10. Nothing has been started then, and
+            what is running goes on.
         TaskFailed: if a task ends or raises, or has ended before. It, and an interrupt, leave the cluster restarted:
             fresh and usable.
 

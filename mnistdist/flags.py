@@ -97,9 +97,8 @@ def difference(here, there):
     def shown(value):
         return "not given" if value is None else value
 
-    pairs = [(name, here[name], there.get(name)) for name in here]
-    differing = [pair for pair in pairs if _essence(*pair[:2]) != _essence(pair[0], pair[2])]
-    return ", ".join(f"--{name} is {shown(ours)} here and {shown(theirs)} there" for name, ours, theirs in differing)
+    names = [name for name in here if _essence(name, here[name]) != _essence(name, there.get(name))]
+    return ", ".join(f"--{name} is {shown(here[name])} here and {shown(there.get(name))} there" for name in names)
 
 
 def _essence(name, value):

@@ -41,8 +41,8 @@ def complain(line, end="\n"):
 
 def _drop(stream):
     """Send the rest to nowhere: Python would write it once more at its end, and complain."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def guarded(name, main):

@@ -22,10 +22,7 @@ from mnistdist import __version__
 from mnistdist._output import complain, guarded, say
 from mnistdist.flags import UsageError, check, describe, difference, parse, shared
 from mnistdist.logdir import prepare
-from mnistdist.network import parse_address, port_in_use, wait_for_address
-
-# A proxy that is set for the web would catch the tasks' gRPC connections too, and hang them.
-_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
+from mnistdist.network import parse_address, port_in_use, wait_for_address, without_proxies
 
 
 def main(argv=None):
@@ -134,7 +131,7 @@ def _work(flags, spec):
     wait(spec | {"ps": spec["ps"][:1]})
     presence, own = Presence(target, spec, index, flags.wait_timeout), shared(flags, spec)
     on_late_chief = functools.partial(on_wait, "worker:0", spec["worker"][0])
-    presence.compare(own, functools.partial(_compare, flags, own), on_late_chief)
+    presence.compare(own, functools.partial(_compare, flags, own), on_late_chief, flags.existing_servers)
     wait(spec)
     with presence:
         result = run_worker(
@@ -164,7 +161,10 @@ def _work(flags, spec):
 
 
 def _compare(flags, own, found):
-    """Refuse to train with other flags than worker 0, or in worker 0, than the training that it has come back to."""
+    """Raise UsageError if these flags differ from those that worker 0 has left on the ps.
+
+    In worker 0 itself, which may have been started again, those are the flags of the training that the ps tasks hold.
+    """
     if not (words := difference(own, found)):
         return
     if flags.job_name == "ps" or flags.task_index:
@@ -237,7 +237,7 @@ def _pin(flags, spec):
 
 
 def _import_tensorflow():
-    for name in [name for name in os.environ if name.lower() in _PROXIES]:
+    for name in os.environ.keys() - without_proxies(os.environ).keys():
         del os.environ[name]
     quiet = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

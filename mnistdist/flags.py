@@ -10,12 +10,7 @@ FLAGS = (
     ("integer", "task_index", None, "Which task of its job, from 0. Worker 0, the chief, initialises the model."),
     ("string", "ps_hosts", "192.168.233.201:2222", "Addresses of the ps tasks, host:port, separated by commas."),
     ("string", "worker_hosts", "192.168.233.202:2223,192.168.233.203:2224", "Addresses of the workers, likewise."),
-    (
-        "string",
-        "data_dir",
-        "/tmp/mnist-data",
-        "Directory of the data set's files; MNIST is put there if it is new or empty.",
-    ),
+    ("string", "data_dir", "/tmp/mnist-data", "Directory of the data set; if new or empty, MNIST is put there."),
     ("boolean", "download_only", False, "Put the data there and end; needs no job_name."),
     ("integer", "hidden_units", 100, "Units of the hidden layer."),
     ("integer", "train_steps", 1000000, "Global steps to train for: updates, or rounds with sync_replicas."),
@@ -26,21 +21,11 @@ FLAGS = (
     ("integer", "num_gpus", None, "GPUs of this machine to use, one for each of its workers. Default: all found."),
     ("boolean", "existing_servers", False, "Use servers that run at the workers' addresses; start none."),
     ("integer", "seed", None, "Makes the initial weights, and each worker's order of batches, repeatable."),
-    (
-        "string",
-        "logdir",
-        None,
-        "Where worker 0 keeps checkpoints; all workers need it to outlive a ps. Default: none.",
-    ),
+    ("string", "logdir", None, "Worker 0 keeps checkpoints there; all workers need it to outlive a ps. Default: none."),
     ("integer", "save_steps", 1000, "Global steps from one checkpoint to the next, with logdir."),
     ("string", "design", "fast", "fast, or listing: a variable each, a fed batch and a run a step, as in the text."),
     ("integer", "log_every", 100, "A step in so many is printed."),
-    (
-        "float",
-        "wait_timeout",
-        60.0,
-        "Seconds to wait for a ps, worker 0 or a step; ten times that for a ps's first worker.",
-    ),
+    ("float", "wait_timeout", 60.0, "Seconds to wait for a ps, worker 0 or a step; tenfold for a ps's first worker."),
     ("float", "ps_linger", 30.0, "Seconds for which a ps waits for workers of which it hears nothing any more."),
     ("boolean", "version", False, "Print the version and end."),
     ("boolean", "help", False, "Print this and end."),
@@ -92,17 +77,15 @@ def describe():
     ]
     free = ", ".join(f"--{name}" for name in MAY_DIFFER)
     lines += ["", f"These may differ between the tasks of a training: {free}."]
-    lines += [
-        "All others must be the same for every worker, and the addresses for every ps. The folder of --logdir may"
-    ]
-    lines += ["be another on each machine, as long as every worker has one."]
+    lines += ["All others must be the same for every worker, and the addresses for every ps. But each machine may have"]
+    lines += ["other names for the hosts, and another folder for --logdir."]
     return "\n".join(lines)
 
 
 def shared(flags, spec):
     """The flags that all workers need to have in common, ``{name: value}``; a ps, its two lists of addresses."""
     values = {name: flags[name].value for _, name, _, _ in FLAGS if name not in MAY_DIFFER}
-    values |= {f"{job}_hosts": ",".join(addresses).lower() for job, addresses in spec.items()}
+    values |= {f"{job}_hosts": ",".join(addresses) for job, addresses in spec.items()}
     if flags.sync_replicas:
         values["replicas_to_aggregate"] = flags.replicas_to_aggregate or len(spec["worker"])
     return values if flags.job_name == "worker" else {name: values[name] for name in ("ps_hosts", "worker_hosts")}
@@ -110,15 +93,19 @@ def shared(flags, spec):
 
 def difference(here, there):
     """In words, which of the flags of one task, as :func:`shared` has them, are others there; "" if none is."""
-    return ", ".join(
-        f"--{name} is {_shown(here[name])} here and {_shown(there[name])} there"
-        for name in here
-        if (here[name] is None) != (there[name] is None) or (name != "logdir" and here[name] != there[name])
-    )
+
+    def shown(value):
+        return "not given" if value is None else value
+
+    names = [name for name in here if _essence(name, here[name]) != _essence(name, there.get(name))]
+    return ", ".join(f"--{name} is {shown(here[name])} here and {shown(there.get(name))} there" for name in names)
 
 
-def _shown(value):
-    return "not given" if value is None else value
+def _essence(name, value):
+    """What of a flag has to be the same for all: each machine may have its own names of hosts and folders."""
+    if value is not None and name.endswith("_hosts"):
+        return [parse_address(address)[1] for address in value.split(",")]
+    return value is not None if name == "logdir" else value
 
 
 def check(flags):

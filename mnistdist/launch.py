@@ -2,14 +2,14 @@
 
 import argparse
 import contextlib
-import ctypes
+import functools
 import os
 import signal
 import subprocess
 import sys
 import threading
 
-from mnistdist import __version__, devices
+from mnistdist import __version__, devices, nursery
 from mnistdist._output import OutputLost, complain, guarded, say
 from mnistdist.errors import describe_exit
 from mnistdist.flags import UsageError, check, parse
@@ -24,15 +24,15 @@ from mnistdist.network import (
 from mnistdist.stopped import StoppedTasks
 
 _OURS = ("job_name", "task_index", "ps_hosts", "worker_hosts")
-_PR_SET_PDEATHSIG = 1
 
 
 def main(argv=None, inside=False):
     """Run the command line ``argv`` (default: the process's); returns the exit status.
 
-    Where the tasks get a private network, this program is executed anew in the same process, with ``inside`` true.
+    Where the tasks get a private network, the program is run anew, with ``inside`` true: in this very process if the
+    command line is its own, or else in a child process, which writes to file descriptors 1 and 2.
     """
-    return guarded("mnistdist run", lambda: _main(sys.argv[1:] if argv is None else argv, inside))
+    return guarded("mnistdist run", lambda: _main(argv, inside))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -68,7 +68,7 @@ def _main(argv, inside):
         default=0,
         help="how many times, in all, a task that fails is started again (default 0); a lost ps needs --logdir",
     )
-    options, flags = parser.parse_known_args(argv)
+    options, flags = parser.parse_known_args(argv)  # None: the process's own
     try:
         return _run(options, flags, argv, inside)
     except (UsageError, OSError) as error:
@@ -86,25 +86,24 @@ def _count(text, least=1):
 
 
 def _run(options, flags, argv, inside):
-    if inside:
-        spec = listing_addresses(options.ps, options.workers)
+    private = inside or (options.network != "host" and private_network_available())
+    if private and not inside:
+        return _go_inside(argv)
+    if options.network == "private" and not private:
+        raise UsageError("--network=private: this system allows no private network; use --network=host")
+    spec = (listing_addresses if private else loopback_addresses)(options.ps, options.workers)
+    if private:
         enter_private_network([parse_address(address)[0] for job in spec.values() for address in job])
     given = parse(flags)  # what is wrong with them is said once, here, and not by every task
     for name in _OURS:
         if given[name].present:
             raise UsageError(f"--{name} is what `mnistdist run` gives each task: use --ps, --workers and --network")
-    private = inside or (options.network != "host" and private_network_available())
-    if options.network == "private" and not private:
-        raise UsageError("--network=private: this system allows no private network; use --network=host")
-    if not private and options.network == "auto":
-        complain("No private network on this system: the tasks listen on every interface.")
-    spec = (listing_addresses if private else loopback_addresses)(options.ps, options.workers)
     hosts = [f"--{job}_hosts={','.join(addresses)}" for job, addresses in spec.items()]
     check(parse([*hosts, *flags, "--job_name=worker", "--task_index=0"]))
+    if not private and options.network == "auto":
+        complain("No private network on this system: the tasks listen on every interface.")
     if given.logdir is not None:
         prepare(given.logdir, "--logdir")
-    if private and not inside:
-        _go_inside(argv)
     try:
         pins = devices.assign(
             options.ps,
@@ -122,10 +121,20 @@ def _run(options, flags, argv, inside):
 
 
 def _go_inside(argv):
-    """Execute the program anew: only a process with one thread may enter, and importing NumPy has started others."""
+    """Run the program anew, with one thread: no other process may enter, and a caller may have imported NumPy."""
     path = [str(entry) for entry in sys.path]
     code = f"import sys; sys.path[:] = {path!r}; from mnistdist.launch import main; sys.exit(main(inside=True))"
-    os.execv(sys.executable, [sys.executable, "-c", code, *argv])
+    command = [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", code]
+    if argv is None:
+        os.execv(sys.executable, [*command, *sys.argv[1:]])
+    end_with_caller = functools.partial(nursery._die_with, os.getpid(), signal.SIGTERM)
+    child = subprocess.Popen([*command, *argv], start_new_session=True, preexec_fn=end_with_caller)
+    while True:
+        try:
+            status = child.wait()
+            return status if status >= 0 else 128 - status
+        except KeyboardInterrupt:
+            child.send_signal(signal.SIGINT)
 
 
 class _Tasks:
@@ -134,7 +143,7 @@ class _Tasks:
     def __init__(self, pins, flags, restarts, wait_timeout, restores):
         self._pins, self._flags, self._restarts, self._restores = pins, flags, restarts, restores
         self._patience = 2 * wait_timeout  # who waits for a stopped task tells first, and tells more
-        self._failure, self._interrupts, self._parent, self._lost = 0, 0, os.getpid(), None
+        self._failure, self._interrupts, self._lost = 0, 0, None
         self._lock = threading.Lock()
         self._processes, self._readers, self._again = {}, [], set()
         signal.signal(signal.SIGINT, self._pass_on)
@@ -166,7 +175,7 @@ class _Tasks:
             errors="replace",
             env=os.environ | dict(pin.env),
             start_new_session=True,  # Ctrl-C comes to this process alone, which passes it on
-            preexec_fn=self._end_with_parent,
+            preexec_fn=functools.partial(nursery._die_with, os.getpid()),
         )
         if hasattr(os, "sched_setaffinity"):
             with contextlib.suppress(ProcessLookupError):  # it has ended already, and says why
@@ -178,12 +187,6 @@ class _Tasks:
         reader.start()
         self._readers.append(reader)
 
-    def _end_with_parent(self):
-        if sys.platform.startswith("linux"):
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            if os.getppid() != self._parent:
-                os._exit(1)
-
     def _copy(self, name, lines):
         for line in lines:  # to its end, or the task would block
             with self._lock:
@@ -192,9 +195,6 @@ class _Tasks:
                         say(f"[{name}] {line}", end="")
                 except OutputLost as error:
                     self._lost = error
-
-    def _say(self, line):
-        complain(f"mnistdist run: {line}")
 
     def _pass_on(self, number, frame):
         self._interrupts += 1
@@ -221,7 +221,7 @@ class _Tasks:
                     self._send(signal.SIGTERM)
                 for job, index in stopped.find({task: process.pid for task, process in left.items()}):
                     why = f"has been stopped for {self._patience:g} s, as SIGSTOP does it: it is ended"
-                    self._say(f"{job}:{index} {why}")
+                    complain(f"mnistdist run: {job}:{index} {why}")
                     left[job, index].kill()
                 for task, process in list(left.items()):
                     if left.get(task) is not process:  # started again in this very round
@@ -248,10 +248,10 @@ class _Tasks:
         if task[0] == "ps" and workers <= set(finished):
             return
         if task[0] == "worker" and any(job == "ps" for job, _ in finished):
-            self._say(f"{ended}, and the ps before it: the training is over")
+            complain(f"mnistdist run: {ended}, and the ps before it: the training is over")
         elif self._restarts:
             self._restarts -= 1
-            self._say(f"{ended}: started again")
+            complain(f"mnistdist run: {ended}: started again")
             again = [task]
             if task[0] == "ps" and self._restores and ("worker", 0) in finished:
                 again.append(("worker", 0))  # nobody else restores what the ps has lost
@@ -262,7 +262,7 @@ class _Tasks:
                 left.update((each, self._processes[each]) for each in again)
             return
         else:
-            self._say(f"{ended}: the other tasks are ended")
+            complain(f"mnistdist run: {ended}: the other tasks are ended")
         self._failure = status if status > 0 else 128 - status
         self._send(signal.SIGTERM)
 

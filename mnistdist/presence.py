@@ -17,6 +17,7 @@ import json
 import threading
 import time
 
+from mnistdist.flags import difference
 from mnistdist.network import wait_for_address
 
 QUEUE, NOTICE = "mnistdist_presence", "mnistdist_flags"
@@ -72,11 +73,12 @@ class Presence:
         self._lines = [_Line(target, cluster_spec, index, task_index) for index in range(len(cluster_spec["ps"]))]
         self._lines[0].open(timeout)
 
-    def compare(self, flags, check, on_wait=None):
+    def compare(self, flags, check, on_wait=None, patient=False):
         """In worker 0, leave a notice of these flags on every ps; in another worker, wait for it.
 
         ``check(found)`` is called with worker 0's flags, and may raise: in worker 0 itself with those of a training
-        that the first ps still holds, if it does. ``on_wait(seconds_left)`` is called about once a second.
+        that the first ps still holds, if it does. ``on_wait(seconds_left)`` is called about once a second. If
+        ``patient``, other flags may be those of an earlier training, so the worker waits for worker 0 to replace them.
 
         Raises:
             TimeoutError: worker 0 did not come in time.
@@ -84,16 +86,18 @@ class Presence:
         first, end, tick = self._lines[0], time.monotonic() + self._timeout, 0
         first.start()  # or the ps would take the wait for silence
         try:
-            while (found := first.find_notice()) is None and self._index:
+            while (found := first.find_notice()) is None or (patient and difference(flags, found)):
                 left, tick = end - time.monotonic(), tick + 1
-                if left < 0:
-                    late = f"worker 0 did not come within {self._timeout:g} s"
-                    raise TimeoutError(f"{late}: is it running, with the same addresses?")
+                if self._index == 0 or left < 0:
+                    break
                 if on_wait is not None and tick % 10 == 0:
                     on_wait(left)
                 time.sleep(0.1)
             if found is not None:
                 check(found)
+            elif self._index:
+                late = f"worker 0 did not come within {self._timeout:g} s"
+                raise TimeoutError(f"{late}: is it running, with the same addresses?")
         except BaseException:
             first.end(well=False)
             raise

@@ -18,6 +18,7 @@ from helpers import alive, below, unprivileged, wait_until
 
 from mnistdist import devices, distributed
 from mnistdist import launch as launch_module
+from mnistdist._output import complain
 from mnistdist.flags import FLAGS, MAY_DIFFER, UsageError, check, parse, shared
 from mnistdist.network import private_network_available
 
@@ -212,9 +213,9 @@ def flags_of(*more, job="worker", index=1):
 
 def compared(here, there=("--train_steps=200",), **options):
     """What a task that was started with the flags ``here`` says of worker 0's."""
-    (flags, spec), chief = flags_of(*here, **options), shared(*flags_of(*there, index=0))
+    chief = shared(*flags_of(*there, index=0))
     with pytest.raises(UsageError) as caught:
-        distributed._compare(flags, shared(flags, spec), json.loads(json.dumps(chief)))
+        distributed._compare(*_own(here, **options), json.loads(json.dumps(chief)))
     return str(caught.value)
 
 
@@ -231,14 +232,31 @@ def test_every_flag_that_may_not_differ_is_compared():
 
 def test_flags_that_may_differ_do():
     here = ["--data_dir=a", "--num_gpus=0", "--existing_servers", "--log_every=1", "--wait_timeout=9", "--ps_linger=9"]
-    here += ["--sync_replicas", "--replicas_to_aggregate=2", "--logdir=b", "--worker_hosts=A:1, B:2", "--ps_hosts=C:3"]
-    there = ["--sync_replicas", "--logdir=c", "--worker_hosts=a:1,b:2", "--ps_hosts=c:3"]
+    here += ["--sync_replicas", "--replicas_to_aggregate=2", "--logdir=b", *HOSTS]
+    there = ["--sync_replicas", "--logdir=c", "--worker_hosts=A:1,10.0.0.2:2", "--ps_hosts=[::1]:3"]
     assert distributed._compare(*_own(here), shared(*flags_of(*there, index=0))) is None
 
 
-def _own(argv):
-    flags, spec = flags_of(*argv)
+HOSTS = ["--worker_hosts=a.example.org:1, b:2", "--ps_hosts=localhost:3"]
+
+
+def _own(argv, **options):
+    flags, spec = flags_of(*argv, **options)
     return flags, shared(flags, spec)
+
+
+def test_a_host_may_have_several_names_and_the_tasks_have_one_number_and_order():
+    there = shared(*flags_of("--worker_hosts=a:1,B:2", "--ps_hosts=127.0.0.1:3", index=0))
+    assert distributed._compare(*_own(HOSTS, job="ps", index=0), there) is None
+    for hosts in ("a:1,b:2,c:4", "b:2,a:1", "a:1,b:4"):
+        said = compared([f"--worker_hosts={hosts}", HOSTS[1]], [*HOSTS, "--ps_hosts=127.0.0.1:3"], job="ps", index=0)
+        assert f": --worker_hosts is {hosts} here and a.example.org:1,b:2 there; start all" in said
+
+
+def test_a_flag_that_worker_0s_version_does_not_have_is_named():
+    flags, own = _own(["--seed=3"])
+    with pytest.raises(UsageError, match="--seed is 3 here and not given there"):
+        distributed._compare(flags, own, {name: own[name] for name in own if name != "seed"})
 
 
 def test_worker_0_that_comes_back_with_other_flags_is_refused_but_on_servers_that_were_there_before(capsys):
@@ -275,6 +293,41 @@ def test_the_launcher_needs_no_privilege(tmp_path, network):
     assert done.returncode == 0, done.stderr
     assert "No private network" not in done.stderr
     assert len(re.findall(r"^\[worker:\d\] validation accuracy = ", done.stdout, re.M)) == 2
+
+
+IN_A_CALLER = """
+import sys
+from mnistdist import launch
+try:
+    print("ended with", launch.main(sys.argv[1:]), "and goes on", flush=True)
+finally:
+    print("lives", flush=True)
+"""
+
+
+def in_a_caller(*flags):
+    """A program that calls the launcher as a function, as a notebook might."""
+    command = [sys.executable, "-c", IN_A_CALLER, "run", "--workers=1", *flags]
+    return subprocess.Popen(command, stdout=-1, stderr=-1, text=True)
+
+
+def test_a_caller_of_the_launcher_gets_its_status_and_goes_on(tmp_path):
+    for flags, status in ((["--train_steps=20", f"--data_dir={tmp_path}/data"], 0), (["--nonsense=1"], 1)):
+        out, err = in_a_caller(*flags).communicate(timeout=120)
+        assert out.endswith(f"ended with {status} and goes on\nlives\n"), err
+        assert ("[worker:0] validation accuracy = " in out) == (status == 0)
+
+
+@pytest.mark.parametrize("fatal", ["SIGINT", "SIGTERM"])
+def test_a_caller_of_the_launcher_that_is_interrupted_or_ended_leaves_no_task(tmp_path, fatal):
+    process = in_a_caller("--train_steps=1000000", f"--data_dir={tmp_path}/data")
+    assert any("Training begins" in line for line in iter(process.stdout.readline, ""))
+    tree = below(process.pid)
+    assert len(tree) >= 2
+    process.send_signal(signal.Signals[fatal])
+    out, _ = process.communicate(timeout=30)
+    assert out.endswith("ended with 130 and goes on\nlives\n") == (fatal == "SIGINT")
+    wait_until(lambda: not alive(tree), 10, "the end of every task")
 
 
 @pytest.mark.parametrize(
@@ -508,6 +561,15 @@ def test_nothing_that_takes_errors_is_no_error(tmp_path, redirection):
     assert (status, left) == (0, [])
     assert shell("mnistdist.distributed", "--nonsense", redirection, tmp_path)[0] == 1
     assert shell("mnistdist.launch", "run --nonsense", redirection, tmp_path)[0] == 1
+
+
+def test_what_takes_no_errors_any_more_costs_no_descriptor(monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        before = os.listdir("/proc/self/fd")
+        complain("a line")
+        full.flush()  # to nowhere
+        assert os.listdir("/proc/self/fd") == before
 
 
 def test_a_worker_whose_reader_goes_away_in_the_training_ends(start, tmp_path):

@@ -1,9 +1,12 @@
 """When a ps may end: what it makes of its workers' words and of their silence."""
 
 import time
+from types import SimpleNamespace
 
-from mnistdist import Cluster
-from mnistdist.presence import Roll
+import pytest
+
+from mnistdist import Cluster, presence
+from mnistdist.presence import Presence, Roll
 
 
 def test_a_ps_waits_for_ever_for_the_first_word():
@@ -53,6 +56,33 @@ def test_a_worker_that_is_started_again_counts_again():
     assert not roll.over(now=2)
     assert roll.over(now=7)
     assert roll.finished == set()
+
+
+@pytest.fixture
+def comparing(monkeypatch):
+    """``comparing(notices, patient)``: what a worker 1 with ``{"seed": 1}`` makes of the notices it finds."""
+
+    def compare(*notices, patient, timeout=0.5):
+        left, checked = list(notices), []
+        line = SimpleNamespace(open=lambda _: None, start=lambda: None, end=lambda well: None)
+        line.find_notice = lambda: left.pop(0) if len(left) > 1 else left[0]
+        monkeypatch.setattr(presence, "_Line", lambda *_: line)
+        spec = {"ps": ["p:1"], "worker": ["v:1", "w:1"]}
+        Presence("", spec, 1, timeout=timeout).compare({"seed": 1}, checked.append, patient=patient)
+        return checked
+
+    return compare
+
+
+OLD, NEW = {"seed": 2}, {"seed": 1}
+
+
+def test_on_existing_servers_a_worker_waits_until_worker_0_has_replaced_an_earlier_trainings_flags(comparing):
+    assert comparing(OLD, OLD, None, NEW, patient=True, timeout=30) == [NEW]
+    assert comparing(OLD, patient=True) == [OLD]  # they are worker 0's after all
+    assert comparing(None, OLD, NEW, patient=False) == [OLD]
+    with pytest.raises(TimeoutError, match="worker 0 did not come within"):
+        comparing(None, patient=True)
 
 
 def test_a_ps_that_is_down_silences_no_worker_for_the_other():

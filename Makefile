@@ -16,7 +16,7 @@ AT_ONCE ?= 3
 MEASURING := $(patsubst %,book/%.ipynb,async_or_sync asynchronous backup_workers in_graph where_a_step_goes)
 
 .DEFAULT_GOAL := help
-.PHONY: help install book test lab record bench bench-peers experiments faults soak lint lock clean
+.PHONY: help install book test lab record zoo bench bench-peers experiments faults soak lint lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test: install ## run all tests, and every notebook against its stored outputs (A
 	$(PY) -m pytest --nbval tests $(filter-out $(MEASURING),$(wildcard book/*.ipynb)) -n $(AT_ONCE) --dist loadfile \
 		--no-loadscope-reorder; \
 		first=$$?; $(PY) -m pytest --nbval $(MEASURING) && exit $$first
+
+zoo: install ## train the whole catalogue of models and optimizers in every design (about 20 minutes)
+	ZOO=all $(PY) -m pytest tests/test_zoo.py -q
 
 lab: install ## open the book in JupyterLab
 	$(PY) -m jupyterlab book

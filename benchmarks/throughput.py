@@ -42,7 +42,7 @@ def run_design(design, options, steps, seed, container):
 
     from benchmarks.listing import build_listing
     from mnistdist import read_data_sets
-    from mnistdist.flat_graph import build_flat_replica
+    from mnistdist.cut_graph import build_fast_replica
     from mnistdist.sessions import worker_session
 
     here = get_ipython().user_ns
@@ -51,7 +51,7 @@ def run_design(design, options, steps, seed, container):
     common = {"seed": seed, "container": container}
     alone = design in ("alone", "limit")
     if design == "fast":
-        replica = build_flat_replica(spec, index, train_set=data, **common, **options)
+        replica = build_fast_replica(spec, index, train_set=data, **common, **options)
     else:
         replica = build_listing(spec, index, alone=alone, **common, **options)
     made, ends, notes, after = [], [], [], 0

@@ -9,68 +9,37 @@ the parameters on the way.
 import contextlib
 import functools
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 
-import numpy as np
 import tensorflow.compat.v1 as tf
 
 from mnistdist.checkpoints import Checkpoints
+from mnistdist.cut_graph import build_fast_replica, evaluation
+from mnistdist.cutting import PYTHON, behind, refuse_functions, written_by
 from mnistdist.errors import TaskLost
 from mnistdist.limits import timed_run, within
 from mnistdist.logdir import held
 from mnistdist.model import Graph, build_model, evaluate
-from mnistdist.placement import replica_devices
+from mnistdist.outages import OF_THE_MODEL, gist
+from mnistdist.placement import replica_devices, worker_device
+from mnistdist.replica import (
+    Replica,
+    adam,
+    count_starts,
+    count_update,
+    gradients_of,
+    graph_seed,
+    local_initializer,
+    needed_variables,
+    refuse_placeholders,
+    resource_variables,
+)
 from mnistdist.results import WorkerResult
 from mnistdist.sessions import variables_live, worker_session
 from mnistdist.steps import StepRecord
+from mnistdist.tensorflow_private import wait_for
 
 FRUITLESS_ATTEMPTS = 3  # to go on after a loss, in a row and without an update that the worker has seen
-__all__ = ["Graph", "Replica", "WorkerResult", "adam", "build_replica", "run_worker", "train_loop"]
-
-
-@dataclass(frozen=True)
-class Replica:
-    """One worker's copy of the graph.
-
-    Attributes:
-        graph: The ``tf.Graph``.
-        model: What ``build_graph()`` returned.
-        parameters: The trainable parameters as tensors, by name.
-        global_step: The shared counter of updates (asynchronous) or rounds (synchronous), int64, on the first ps.
-        uninitialized: Names of the shared variables that have no value yet.
-        local_init: Op that initialises what each worker keeps for itself.
-        advance: ``advance(session, dataset, batch_size, left, timeout)`` makes one step, or several of those ``left``
-            in a single run, of at most ``timeout`` seconds each (None for any); returns (global step before the
-            parameters were read, global step that the update made, start, end, loss) of each.
-        merge: In synchronous training the op that merges gradients into updates and puts tokens into a queue, for
-            which the workers wait; worker 0 runs it again and again. Else None.
-        init_tokens: Op that puts the first tokens of a session into the queue, likewise.
-        close_tokens: Op that closes it when the training is over, likewise: who waits for a token is told so.
-        reset_starts: Op for the chief, once the other shared variables have values: no worker has started yet.
-        count_start: Counts a start of this worker, and gives the global step from which the training goes on plus the
-            number of its earlier starts since then.
-        drop: Op that frees the data that this worker keeps; None if it keeps none.
-    """
-
-    graph: tf.Graph
-    model: Graph
-    parameters: dict
-    global_step: tf.Variable
-    uninitialized: tf.Tensor
-    local_init: tf.Operation
-    advance: Callable
-    reset_starts: tf.Operation
-    count_start: tf.Tensor
-    merge: tf.Operation | None = None
-    init_tokens: tf.Operation | None = None
-    close_tokens: tf.Operation | None = None
-    drop: tf.Operation | None = None
-
-
-def adam(learning_rate):
-    """The optimizer of the text, with a lock: no update of a variable is applied in the middle of another."""
-    return tf.train.AdamOptimizer(learning_rate, use_locking=True)
+__all__ = ["Graph", "Replica", "WorkerResult", "adam", "build_replica", "count_update", "run_worker", "train_loop"]
 
 
 def build_replica(
@@ -107,31 +76,39 @@ def build_replica(
         graph.as_default(),
         graph.container(container),
         tf.device(replica_devices(cluster_spec, task_index, device)),
-        # Resource variables: a value that was read is a copy, not a view that later updates change.
-        tf.variable_scope(tf.get_variable_scope(), use_resource=True),
+        resource_variables(worker_device(task_index, device)),
     ):
-        tf.set_random_seed(seed)
+        tf.set_random_seed(graph_seed(seed, task_index))
         global_step = tf.train.get_or_create_global_step()
         model = build_graph()
-        parameters = {variable.op.name: variable for variable in tf.trainable_variables()}
+        parameters = needed_variables(model)
         before = read_before_pull(global_step, model.loss)
-        local_init = tf.group(tf.local_variables_initializer(), tf.tables_initializer())
+        local_init = local_initializer()
         opt, merge, tokens, close_tokens = optimizer(learning_rate), None, None, None
         if sync:
             workers = len(cluster_spec["worker"])
             opt = tf.train.SyncReplicasOptimizer(opt, replicas_to_aggregate or workers, total_num_replicas=workers)
             # Running this hands the gradients in and waits for a token, on which the number of rounds is written.
-            after = tf.identity(opt.minimize(model.loss, global_step), name="global_step_after")
+            after = tf.identity(
+                opt.apply_gradients(gradients_of(opt, model.loss), global_step), name="global_step_after"
+            )
         else:
-            after = count_update(global_step, opt.apply_gradients(opt.compute_gradients(model.loss)))
+            after = count_update(global_step, opt.apply_gradients(gradients_of(opt, model.loss)))
+        needed = behind([model.loss.op, after.op])
+        refuse_placeholders(model, needed)
+        refuse_functions(needed)
         starts, count_start = count_starts(global_step, task_index, len(cluster_spec["worker"]))
         uninitialized = tf.report_uninitialized_variables([*tf.global_variables(), starts])
         if sync:
             local_init = tf.group(local_init, opt.chief_init_op if task_index == 0 else opt.local_step_init_op)
             merge, tokens, close_tokens = chief_ops(opt)
+            if any(op.type in PYTHON and "/job:ps" in op.device for op in behind([merge])):
+                raise ValueError("sync=True: the optimizer calls a Python function, which is in the workers only")
+        # Evaluating is not to change what the model itself writes.
+        writes = written_by(behind([tensor.op for tensor in (model.y, model.loss, model.accuracy)]))
         return Replica(
             graph=graph,
-            model=model,
+            model=evaluation(model, worker_device(task_index, device)) if writes else model,
             parameters=parameters,
             global_step=global_step,
             uninitialized=uninitialized,
@@ -165,53 +142,16 @@ def one_step(model, before, after):
 
 
 def read_before_pull(global_step, loss):
-    """Read the global step before any of the parameters that ``loss`` depends on is read, within the same run."""
+    """Read the global step before any of the variables that ``loss`` depends on is read, within the same run."""
     with tf.device(global_step.device):
         before = tf.identity(global_step.read_value(), name="global_step_before")
-    pulls, seen, pending = [], set(), [loss.op]
-    while pending:
-        op = pending.pop()
-        if op not in seen:
-            seen.add(op)
-            pending.extend(tensor.op for tensor in op.inputs)
-            if op.type == "ReadVariableOp":
-                pulls.append(op)
-    for pull in pulls:
-        # Not public, but tf.control_dependencies() around build_graph() would also hold up the initial values, which
-        # the global step itself has to wait for.
-        pull._add_control_input(before.op)
+    for op in behind([loss.op], {before.op}):
+        # What takes a variable reads it, or leads to where it is read: into a loop, where nothing from outside reaches.
+        # tf.control_dependencies() around build_graph() would also hold up the initial values, which the global step
+        # itself has to wait for.
+        if any(tensor.op.type == "VarHandleOp" for tensor in op.inputs):
+            wait_for(op, before.op)
     return before
-
-
-def count_update(global_step, update, times=1):
-    """Add one (``times``) to the global step after ``update``; the result is the number that this very update has got.
-
-    ``assign_add`` and a read are two operations, between which another worker may count: two workers would read the
-    same number, and none the one between. Counting up and reading in a single op, no two get the same.
-    """
-    with tf.device(global_step.device):
-        limit = np.iinfo(np.int64).max
-        for _ in range(times):
-            with tf.control_dependencies([update]):
-                update = tf.raw_ops.ResourceCountUpTo(resource=global_step.handle, limit=limit, T=tf.int64)
-        return tf.add(update, 1, name="global_step_after")
-
-
-def count_starts(global_step, task_index, workers):
-    """The variable that counts how often each worker has started, and the op that counts one; see :class:`Replica`.
-
-    It begins with the global step that a training goes on from, so that the parts of a training have different numbers.
-    It is in no checkpoint, which would bring back the numbers of an earlier part.
-    """
-    room = max(workers, 1000)  # on servers that outlive a training, the next one may have more workers
-    with tf.device(global_step.device):
-        none_yet = tf.fill([room], global_step.read_value())
-        starts = tf.get_variable("mnistdist_starts", initializer=none_yet, trainable=False, collections=[])
-        before = tf.identity(starts.read_value()[task_index])
-        with tf.control_dependencies([before]):
-            one_more = starts.scatter_add(tf.IndexedSlices(tf.constant(1, tf.int64), task_index))
-        with tf.control_dependencies([one_more]):
-            return starts, tf.identity(before)
 
 
 def train_loop(
@@ -273,7 +213,7 @@ def run_worker(
     on_step=None,
     say=lambda line: None,
     warn=None,
-    design="listing",
+    design="fast",
     **replica_options,
 ):
     """Be a worker from start to end: build, wait for the others, train, evaluate. Returns a :class:`WorkerResult`.
@@ -298,8 +238,7 @@ def run_worker(
         on_step: Called with each :class:`StepRecord`.
         say: Called with the lines that the text's program prints.
         warn: Called with what the user should hear of; None for ``say``.
-        design: ``"listing"``: :func:`build_replica`; or ``"fast"``: :mod:`mnistdist.flat_graph`, which is right for
-            plain models only.
+        design: ``"fast"``: :mod:`mnistdist.cut_graph`; or ``"listing"``: :func:`build_replica`.
         **replica_options: Further arguments of the function that builds the replica.
 
     Raises:
@@ -311,7 +250,8 @@ def run_worker(
     records, fruitless, started, chief = [], 0, False, task_index == 0 and logdir is not None
     with held(logdir) if chief else contextlib.nullcontext():
         while True:
-            replica, made = _build(design, cluster_spec, task_index, data, steps, replica_options), len(records)
+            options = {"train_set": data.train, "steps": steps} | replica_options
+            replica, made = build_design(design, cluster_spec, task_index, **options), len(records)
             checkpoints = Checkpoints(replica, logdir, save_steps, wait_timeout, warn or say) if chief else None
 
             def after_step(record, checkpoints=checkpoints):
@@ -334,9 +274,7 @@ def run_worker(
                     now = int(timed_run(session, replica.global_step, wait_timeout))
                     if checkpoints is not None:
                         checkpoints.save(now)
-                    late = f"no evaluation within {wait_timeout:g} s: a ps does not answer"
-                    evaluation = functools.partial(evaluate, session, replica.model, data.validation)
-                    validation = within(wait_timeout, evaluation, late) if data.validation is not None else None
+                    validation = _validate(session, replica, data.validation, wait_timeout, say)
                     if replica.drop is not None:
                         timed_run(session, replica.drop, wait_timeout)
                 reached = records[-1].global_step_after if records else now
@@ -353,12 +291,24 @@ def run_worker(
                 say(f"Worker {task_index}: {error}; waiting up to {wait_timeout:g} s for it to come back")
 
 
-def _build(design, cluster_spec, task_index, data, steps, replica_options):
-    if design == "fast":
-        from mnistdist.flat_graph import build_flat_replica
+def _validate(session, replica, dataset, timeout, say):
+    """The :class:`Evaluation` on a data set; None without one, or where the model fails on it."""
+    if dataset is None:
+        return None
+    evaluation = functools.partial(evaluate, session, replica.model, dataset)
+    try:
+        return within(timeout, evaluation, f"no evaluation within {timeout:g} s: a ps does not answer")
+    except (*OF_THE_MODEL, tf.errors.OutOfRangeError, ValueError) as error:
+        say(f"no evaluation: {gist(error) if isinstance(error, tf.errors.OpError) else error}")
+        return None
 
-        return build_flat_replica(cluster_spec, task_index, train_set=data.train, steps=steps, **replica_options)
-    return build_replica(cluster_spec, task_index, **replica_options)
+
+def build_design(design, cluster_spec, task_index, **options):
+    """The replica of a design, ``"fast"`` or ``"listing"``; the second has no use for some options of the first."""
+    if design == "fast":
+        return build_fast_replica(cluster_spec, task_index, **options)
+    unused = ("train_set", "steps", "local_steps", "steps_per_run")
+    return build_replica(cluster_spec, task_index, **{k: v for k, v in options.items() if k not in unused})
 
 
 def _choose_order(session, replica, dataset, timeout):

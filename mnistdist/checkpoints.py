@@ -6,6 +6,7 @@ import os
 import re
 import tempfile
 
+import numpy as np
 import tensorflow.compat.v1 as tf
 
 from mnistdist.limits import timed_run, within
@@ -80,9 +81,16 @@ class Checkpoints:
                 if damaged:
                     raise OSError(f"{damaged[0]}; there is no whole checkpoint in its folder: take another folder")
                 return None
+            values = _unpacked(readable, self._variables) if "parameters_0" in shapes else None
+            if values is not None:
+                shapes = {name: (value.shape, tf.as_dtype(value.dtype)) for name, value in values.items()}
             if (problem := self._misfit(shapes)) is None:
                 try:
-                    session.run(self._ops.restore_op_name, {self._ops.filename_tensor_name: os.fsencode(readable)})
+                    for variable in self._variables if values is not None else ():
+                        variable.load(values[variable.op.name], session)
+                    if values is None:
+                        restored = {self._ops.filename_tensor_name: os.fsencode(readable)}
+                        session.run(self._ops.restore_op_name, restored)
                 except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
                     problem = gist(error)
         if problem is not None:
@@ -216,3 +224,29 @@ def _without_wildcards(folder):
     with tempfile.TemporaryDirectory() as place:
         os.symlink(folder, link := os.path.join(place, "logdir"))
         yield link
+
+
+def _unpacked(prefix, variables):
+    """The values, by name, of a checkpoint of an earlier version, in which all parameters are one vector.
+
+    It is in as many parts as there were ps, and so is each slot. None for another model than the text's network: the
+    vector has no names.
+    """
+    reader = tf.train.NewCheckpointReader(os.fsencode(prefix))
+    shapes = {each.op.name: each.shape.as_list() for each in variables if each.trainable}
+    if list(shapes) != ["hid_w", "hid_b", "sm_w", "sm_b"]:
+        return None
+    values, vectors = {}, {}
+    for name in reader.get_variable_to_shape_map():
+        if match := re.fullmatch(r"parameters_(\d+)(.*)", name):
+            vectors.setdefault(match[2], {})[int(match[1])] = reader.get_tensor(name)
+        else:
+            values[name] = reader.get_tensor(name)
+    cuts = np.cumsum([np.prod(shape, dtype=int) for shape in shapes.values()])
+    for slot, parts in vectors.items():
+        vector = np.concatenate([parts[index] for index in sorted(parts)])
+        if len(vector) != cuts[-1]:
+            return None
+        for (name, shape), part in zip(shapes.items(), np.split(vector, cuts[:-1]), strict=True):
+            values[name + slot] = part.reshape(shape)
+    return values

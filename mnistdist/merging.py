@@ -6,9 +6,9 @@ import tensorflow.compat.v1 as tf
 
 from mnistdist.errors import TaskLost
 from mnistdist.limits import CLOSE_SECONDS, close_session, timed_run
+from mnistdist.outages import OF_THE_MODEL
 
 _GRACE_SECONDS = 2
-_OF_THE_MODEL = (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError, tf.errors.UnimplementedError)
 
 
 class Merging:
@@ -34,7 +34,7 @@ class Merging:
 
     @property
     def interrupted(self):
-        return isinstance(self.error, tf.errors.OpError) and not isinstance(self.error, _OF_THE_MODEL)
+        return isinstance(self.error, tf.errors.OpError) and not isinstance(self.error, OF_THE_MODEL)
 
     def stop(self):
         """From now on, no end of the thread is an error: whoever calls this closes the session, and so ends it."""

@@ -11,6 +11,7 @@ from mnistdist.limits import within
 from mnistdist.network import wait_for_address
 
 ANSWER_SECONDS = 2
+OF_THE_MODEL = (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError, tf.errors.UnimplementedError)
 OF_A_LOST_TASK = (tf.errors.UnavailableError, tf.errors.AbortedError)
 ANSWERS_NOW = "Every ps answers now: was one stopped, or overloaded, for a while?"
 

@@ -26,7 +26,8 @@ class WorkerResult(NamedTuple):
         task_index: Which worker.
         steps: Its :class:`StepRecord` list.
         seconds: Time from its first step to its last.
-        validation: :class:`Evaluation` at its end, when others may still be finishing a step; None without a set.
+        validation: :class:`Evaluation` at its end, when others may still be finishing a step; None without a set, or if
+            the model fails on it.
         global_step: That of its last step; if it has made none, because the training was complete, the one it found.
     """
 
@@ -42,10 +43,11 @@ class SharedModel(NamedTuple):
 
     Attributes:
         global_step: Updates or rounds it has seen.
-        variables: Trainable variables: a dict from the name to a NumPy array.
+        variables: The variables that the model consists of: a dict from the name to a NumPy array.
         validation: :class:`Evaluation` on the validation set; None without one.
         test: :class:`Evaluation` on the test set; None without one.
         probabilities: Predicted for the test set, float32 of shape (examples, classes); None without a set.
+        error: Why the model could not be evaluated, in which case the three above are None; else None.
     """
 
     global_step: int
@@ -53,6 +55,7 @@ class SharedModel(NamedTuple):
     validation: Evaluation | None
     test: Evaluation | None
     probabilities: np.ndarray | None
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,11 @@ class Run:
         return self.model.test
 
     @property
+    def error(self):
+        """Why the trained model could not be evaluated; None if it could."""
+        return self.model.error
+
+    @property
     def predictions(self):
         """The class that the model gives each test example, int64 of shape (examples,).
 
@@ -132,7 +140,7 @@ class Run:
         return staleness_histogram({f"{len(self.results)} workers": self.steps})
 
     def save(self, path):
-        """Write the trained variables to ``path`` as a NumPy archive, whole or not at all; :func:`restore` reads it.
+        """Write the model's variables to ``path`` as a NumPy archive, whole or not at all; :func:`restore` reads it.
 
         Returns the path. Raises ``OSError`` naming it when it can't be written, ``ValueError`` when it names no file.
         """
@@ -157,7 +165,7 @@ class Run:
 def restore(session, path):
     """Give the variables of a session's graph the values that :meth:`Run.save` wrote, by name.
 
-    Args: a ``tf.Session``, in one process or on a cluster, whose graph has the same trainable variables; the path.
+    Args: a ``tf.Session``, in one process or on a cluster, whose graph has the same variables; the path.
     Raises ``ValueError`` when names or shapes differ, naming them, or when the file is none of these; ``OSError`` when
     it can't be read.
 
@@ -185,10 +193,11 @@ def restore(session, path):
     import tensorflow.compat.v1 as tf
 
     with session.graph.as_default():
-        variables = {variable.op.name: variable for variable in tf.trainable_variables()}
-        if set(variables) != set(saved):
-            raise ValueError(f"{path} has variables {sorted(saved)}; the graph has {sorted(variables)}")
-        for name, variable in variables.items():
+        there = {variable.op.name: variable for variable in tf.global_variables()}
+        needed = {variable.op.name for variable in tf.trainable_variables()}
+        if not needed <= set(saved) <= set(there):
+            raise ValueError(f"{path} has variables {sorted(saved)}; the graph has {sorted(needed)}")
+        for name, variable in ((name, there[name]) for name in saved):
             if tuple(variable.shape) != saved[name].shape:
                 raise ValueError(f"{path} has {name} of shape {saved[name].shape}; the graph's is {variable.shape}")
             session.run(variable.initializer, {variable.initializer.inputs[1]: saved[name]})

@@ -65,7 +65,8 @@ def worker_session(
             with contextlib.suppress(tf.errors.CancelledError):  # closed: a chief has ended this training before
                 timed_run(session, replica.init_tokens, wait_timeout)
                 merging = Merging(session, replica)
-        yield session
+        with queue_runners(session, replica.graph):
+            yield session
         if merging is not None:
             merging.close(wait_timeout)
     except BaseException as error:
@@ -88,6 +89,18 @@ def worker_session(
     close_session(session)
     if merging is not None:
         merging.join()
+
+
+@contextlib.contextmanager
+def queue_runners(session, graph):
+    """While it lasts, threads fill the queues of the model's own that ``tf.train.QueueRunner`` is to fill."""
+    coordinator = tf.train.Coordinator()
+    with graph.as_default():
+        tf.train.start_queue_runners(session, coordinator)
+    try:
+        yield
+    finally:
+        coordinator.request_stop()
 
 
 def session_config(task_index):

@@ -1,33 +1,67 @@
-"""The model that a training leaves on the ps tasks: read, evaluated, and dropped."""
+"""The model of a training: tried before it, and read, evaluated and dropped when it is over."""
 
 import tensorflow.compat.v1 as tf
 
-from mnistdist.between_graph import build_replica
-from mnistdist.flat_graph import build_flat_replica
-from mnistdist.limits import CLOSE_SECONDS, within
-from mnistdist.model import evaluate
+from mnistdist.between_graph import build_design
+from mnistdist.cutting import CannotCut
+from mnistdist.limits import CLOSE_SECONDS, timed_run, within
+from mnistdist.model import build_model, evaluate, evaluate_and_predict
+from mnistdist.outages import gist
+from mnistdist.replica import local_initializer, resource_variables
 from mnistdist.results import SharedModel
-from mnistdist.sessions import session_config
+from mnistdist.sessions import queue_runners, session_config
 
 TIMEOUT = 180  # seconds
 
 
-def read_shared_model(target, cluster_spec, task_index, *, data, design="listing", **replica_options):
+def try_model(cluster_spec, *, data, batch_size, timeout, design, build_graph=build_model, **replica_options):
+    """Build a model, and evaluate a batch in this process alone; returns why the fast design can't train it, or None.
+
+    Raises:
+        ValueError: no design can.
+    """
+    why, options = None, {"build_graph": build_graph, "train_set": data.train, "steps": 1} | replica_options
+    try:
+        build_design(design, cluster_spec, 0, **options)
+    except CannotCut as error:
+        why = str(error)
+        build_design("listing", cluster_spec, 0, **options)
+    with tf.Graph().as_default() as graph, resource_variables("/cpu:0"):
+        tf.train.get_or_create_global_step()
+        model, init = build_graph(), tf.global_variables_initializer()
+        local_init = local_initializer()
+        feed = dict(zip((model.x, model.y_), data.train.next_batch(batch_size), strict=True))
+        with tf.Session() as session, queue_runners(session, graph):
+            try:
+                timed_run(session, init, timeout)
+                timed_run(session, local_init, timeout)
+                timed_run(session, [model.y, model.loss, model.accuracy], timeout, feed)
+            except tf.errors.OpError as error:
+                raise ValueError(f"build_graph: the model fails on a batch of {batch_size}: {gist(error)}") from None
+    return why
+
+
+def read_shared_model(target, cluster_spec, task_index, *, data, design="fast", **replica_options):
     """Read and evaluate the variables that a training has left on the ps tasks, without changing them.
 
     Takes arguments of :func:`mnistdist.between_graph.run_worker`; ``build_graph`` and ``container`` are those of the
-    training. Returns a :class:`SharedModel`; raises ``TimeoutError`` when a ps does not answer.
+    training. Returns a :class:`SharedModel`, with the error of an evaluation that fails; raises ``TimeoutError`` when a
+    ps does not answer.
     """
-    build = build_flat_replica if design == "fast" else build_replica
-    replica = build(cluster_spec, task_index, **replica_options)
+    replica = build_design(design, cluster_spec, task_index, **replica_options)
 
     def read():
         with tf.Session(target, graph=replica.graph, config=session_config(task_index)) as session:
             step, variables = session.run([replica.global_step, replica.parameters])
-            evaluations = [part and evaluate(session, replica.model, part) for part in (data.validation, data.test)]
-            feed = None if data.test is None else {replica.model.x: data.test.images}
-            y = session.run(replica.model.y, feed) if feed else None
-            return SharedModel(int(step), variables, *evaluations, y)
+            try:
+                session.run(replica.local_init)
+                with queue_runners(session, replica.graph):
+                    validation = data.validation and evaluate(session, replica.model, data.validation)
+                    test = data.test and evaluate_and_predict(session, replica.model, data.test)
+            except (tf.errors.OpError, ValueError) as error:
+                why = gist(error) if isinstance(error, tf.errors.OpError) else str(error)
+                return SharedModel(int(step), variables, None, None, None, why)
+            return SharedModel(int(step), variables, validation, *(test or (None, None)))
 
     return within(TIMEOUT, read, f"the trained model could not be read within {TIMEOUT} s: a ps does not answer")
 

@@ -38,7 +38,7 @@ def train(
     seed=None,
     on_step=None,
     step_timeout=60,
-    design=None,
+    design="fast",
     local_steps=1,
     steps_per_run=None,
     logdir=None,
@@ -65,11 +65,10 @@ def train(
         step_timeout: Seconds that one step may take before the training fails; None for any. In a run of several steps,
             one of them may take so long, and the others what runs have taken until then. A task that somebody has
             stopped (SIGSTOP) counts as ended after twice as long.
-        design: ``"fast"``: all parameters as one vector, batches made on the worker, several steps in one run of the
-            session (the chapter "Where a step goes"); ``"listing"``: a variable each, a fed batch and a run a step.
-            Every batch is one update in both. None: fast for the text's network with the text's optimizer, the
-            listing's with a ``build_graph`` or an ``optimizer`` of your own. The fast design trains a copy of the
-            model and may compute something else than such a one says.
+        design: ``"fast"``: the listing's graph, cut into a part for the worker and one for the ps, with batches made on
+            the worker, and several steps in one run of the session (the chapter "Where a step goes"); ``"listing"``:
+            the graph as it is, a fed batch and a run a step. What is computed is the same: every batch is one update.
+            What can't be cut is trained in the listing's design, with a warning that says why.
         local_steps: Fast design, asynchronous: so many steps on a worker's own parameters before it pushes the change
             that they made, divided by the number of workers. More than 1 changes what is computed: far fewer messages
             for more staleness. A record is then one push; the global step still counts batches.
@@ -114,8 +113,10 @@ def train(
     if optimizer is None:  # one of the reader's own may take what it likes
         learning_rate = _check.number("learning_rate", learning_rate)
     _check_sent(optimizer=optimizer, build_graph=build_graph, on_step=on_step, learning_rate=learning_rate)
-    own = build_graph is not None or optimizer is not None
-    design = _choose_design(design, own, local_steps != 1 or steps_per_run is not None)
+    if design not in ("fast", "listing"):
+        raise ValueError(f"design: expected 'fast' or 'listing', got {_check.got(design)}")
+    if design == "listing" and (local_steps != 1 or steps_per_run is not None):
+        raise ValueError("local_steps and steps_per_run need design='fast': the listing's makes one step a run")
     if sync and local_steps != 1:
         raise ValueError(f"local_steps={local_steps} needs sync=False: a round takes one gradient of each batch")
     if local_steps > steps:
@@ -136,31 +137,29 @@ def train(
     arguments = data, seed, run_options, replica_options
     watch = {"steps": steps, "restarts": restarts, "restores": logdir is not None}
     with HeldInterrupts() as held, idle_workers(cluster, step_timeout, held):
+        refusal = None
         try:
+            if build_graph is not None or optimizer is not None:
+                tried = data, {"batch_size": batch_size, "timeout": step_timeout or 60}, replica_options
+                ((refusal, why),) = on_workers(cluster, _try, [0], tried, step_timeout, held)
+                if why and (local_steps != 1 or steps_per_run is not None):
+                    refusal = f"{why}: that needs design='listing', without local_steps or steps_per_run"
+                elif why:
+                    warnings.warn(f"{why}: trained in the listing's design", stacklevel=2)
+                    replica_options["design"] = "listing"
+                    del replica_options["local_steps"], replica_options["steps_per_run"]
+            if refusal is not None:
+                raise ValueError(refusal)
             results = on_workers(cluster, _train, range(workers), arguments, step_timeout, held, **watch)
             results, warned = zip(*results, strict=True)
             (shared,) = on_workers(cluster, _finish, [0], (data, seed, replica_options), step_timeout, held)
         except BaseException:
-            if cluster.alive:
+            if refusal is None and cluster.alive:
                 cluster.restart()  # the other workers may be in the middle of a step, which nothing interrupts
             raise
     for line in itertools.chain(*warned):
         print(line, file=sys.stderr)  # no warning: as an error, that would lose the run
     return Run(sync=sync, results=list(results), model=shared, local_steps=local_steps)
-
-
-def _choose_design(design, own, several):
-    """The design for a model or optimizer of the reader's own, or the text's; ``several``: steps in one run of it."""
-    if design not in ("fast", "listing", None):
-        raise ValueError(f"design: expected 'fast', 'listing' or None, got {_check.got(design)}")
-    if several and design == "listing":
-        raise ValueError("local_steps and steps_per_run need design='fast': the listing's makes one step a run")
-    if several and own and design is None:
-        raise ValueError(
-            "local_steps and steps_per_run with a build_graph or an optimizer of your own need design='fast', which "
-            "trains a copy of the model and may compute something else than it says"
-        )
-    return design or ("listing" if own else "fast")
 
 
 def _check_sent(**values):
@@ -231,6 +230,19 @@ def _load(data, seed, index):
     if isinstance(data, Datasets):
         return Datasets(*(part and DataSet(*part.stored, own_seed) for part in data))
     return read_data_sets(data, one_hot=True, seed=own_seed)
+
+
+def _try(sent):
+    """In worker 0, before anything starts: why no design can train the model, and why the fast one can't, or None."""
+    import cloudpickle
+
+    from mnistdist.shared_model import try_model
+
+    data, options, replica_options = cloudpickle.loads(sent)
+    try:
+        return None, try_model(_here()[1], data=_load(data, 0, 0), **options, **replica_options)
+    except ValueError as error:
+        return " ".join(str(error).split()), None
 
 
 def _train(sent):

@@ -1,6 +1,7 @@
 """Fixtures that several test modules share."""
 
 import os
+import random
 import subprocess
 import sys
 import textwrap
@@ -11,10 +12,16 @@ from mnistdist import Cluster
 from mnistdist.errors import PLAIN
 
 os.environ.setdefault("MNISTDIST_PROGRESS", "0")
+os.environ.setdefault("ZOO_SEED", str(random.randrange(10**6)))  # here, so that all processes of a run take the same
 os.environ.update(PLAIN)  # tests read what their children say
 # A minute or more each: where files run beside each other, these begin first, or one would be left running alone.
 LONG = ["test_cluster", "test_distributed", "test_faults", "test_logdir", "test_peers", "test_training"]
+LONG += ["test_zoo"]
 LONG += ["program", "when_it_goes_wrong"]
+
+
+def pytest_report_header():
+    return f"sample of the catalogue of models: ZOO_SEED={os.environ['ZOO_SEED']}"
 
 
 def pytest_collection_modifyitems(items):

@@ -12,6 +12,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from mnistdist.checkpoints import Checkpoints
+from mnistdist.model import build_model
 
 # Names that are patterns, addresses, options or home folders to somebody; each with a name that the pattern matches.
 ODD = {"run[1]": "run1", "a*b": "axxb", "a?b": "axb", "a\\b": "ab", "[!x]": "y", "gs:": "gs", "~": "home", "-x": "x"}
@@ -177,6 +178,49 @@ def test_a_checkpoint_that_can_not_be_written_is_an_error_and_leaves_nothing(tmp
     )
     assert f"can't write the checkpoint of global step 30 to {tmp_path}: " in done.stdout, done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def vector_checkpoint(folder, sizes):
+    """What an earlier version wrote, on so many ps: all parameters, and slots, as a vector in parts."""
+    with tf.Graph().as_default(), tf.Session() as session:
+        rising, begin = np.arange(sum(sizes), dtype=np.float32), 0
+        for index, size in enumerate(sizes):
+            for kind, sign in (("", 1), ("/Adam", -1), ("/Adam_1", 2)):
+                tf.get_variable(f"parameters_{index}{kind}", initializer=sign * rising[begin : begin + size])
+            begin += size
+        tf.get_variable("beta1_power", initializer=0.5)
+        tf.get_variable("beta2_power", initializer=0.25)
+        step = tf.get_variable("global_step", initializer=np.int64(7))
+        session.run(tf.global_variables_initializer())
+        tf.train.Saver().save(session, str(folder / "model.ckpt"), step)
+
+
+@pytest.mark.parametrize("ps", [1, 12])
+def test_an_earlier_versions_checkpoint_is_read_for_the_texts_network(tmp_path, ps):
+    size = 784 * 100 + 100 + 1000 + 10
+    vector_checkpoint(tmp_path, [size // ps + (index < size % ps) for index in range(ps)])
+    with tf.Graph().as_default() as graph, tf.Session() as session:
+        tf.train.get_or_create_global_step()
+        tf.train.AdamOptimizer(0.01).minimize(build_model().loss)
+        checkpoints = Checkpoints(SimpleNamespace(graph=graph), tmp_path, every=10)
+        checkpoints.restore(session)
+        values = session.run({variable.op.name: variable for variable in tf.global_variables()})
+    assert values["global_step"] == 7
+    assert values["beta1_power"] == 0.5
+    whole = np.concatenate([values[name].ravel() for name in ("hid_w", "hid_b", "sm_w", "sm_b")])
+    assert (whole == np.arange(size)).all()
+    assert (values["sm_b/Adam"] == -values["sm_b"]).all()
+    assert (values["hid_w/Adam_1"] == 2 * values["hid_w"]).all()
+
+
+def test_an_earlier_versions_checkpoint_of_another_model_is_refused_by_name(tmp_path):
+    vector_checkpoint(tmp_path, [100])
+    with tf.Graph().as_default() as graph, tf.Session() as session:
+        tf.train.get_or_create_global_step()
+        tf.get_variable("w", [100])
+        checkpoints = Checkpoints(SimpleNamespace(graph=graph), tmp_path, every=10)
+        with pytest.raises(OSError, match=r"can't restore .*model\.ckpt-7: it is of another model.*it has no w"):
+            checkpoints.restore(session)
 
 
 def test_a_chief_that_comes_back_counts_from_the_last_checkpoint_and_keeps_no_more_than_before(tmp_path):

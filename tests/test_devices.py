@@ -275,13 +275,13 @@ def look():
     import os
     from IPython import get_ipython
     from mnistdist.between_graph import build_replica
-    from mnistdist.flat_graph import build_flat_replica
+    from mnistdist.cut_graph import build_fast_replica
     from mnistdist.nursery import identity
 
     spec = get_ipython().user_ns["cluster_spec"]
     job, index, _ = identity()
     asked = set()
-    for build in (build_replica, build_flat_replica) if job == "worker" else ():
+    for build in (build_replica, build_fast_replica) if job == "worker" else ():
         model = build(spec, index).model
         asked |= {tensor.device for tensor in (model.x, model.y, model.loss)}
     return os.environ["CUDA_VISIBLE_DEVICES"], os.environ.get("TF_FORCE_GPU_ALLOW_GROWTH"), sorted(asked)

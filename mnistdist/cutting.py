@@ -1,0 +1,208 @@
+"""Cut ops out of a graph: as a function that one run of a session calls several times, on what it is given.
+
+A function takes every tensor that its ops take from elsewhere. Handles of variables are such tensors: so a call is told
+which variables it works on, and the ops that the reader wrote for a variable on a ps work on a copy on the worker.
+"""
+
+import tensorflow.compat.v1 as tf
+from tensorflow.core.framework import attr_value_pb2, function_pb2
+
+from mnistdist.tensorflow_private import add_functions, functions
+
+READS = {"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape", "VarIsInitializedOp"}
+ADDS = {"AssignAddVariableOp", "AssignSubVariableOp", "ResourceScatterAdd", "ResourceScatterSub"}
+ADDS |= {"ResourceScatterNdAdd", "ResourceScatterNdSub"}
+ASSIGNS = {"AssignVariableOp", "ResourceScatterUpdate", "ResourceScatterNdUpdate", "ResourceStridedSliceAssign"}
+HANDS_ON = {"Enter", "Exit", "Identity", "Merge", "NextIteration", "Switch"}
+BRANCHES = {"If", "StatelessIf", "Case", "StatelessCase"}  # their first input is the choice, and no argument
+
+PYTHON = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}  # they run where their function is: in the worker
+LARGE = 1 << 16  # elements from which on a constant is an argument, or each function would hold a copy
+
+
+class CannotCut(ValueError):
+    """Why a graph can't be cut; the listing's design trains it as it is."""
+
+
+def is_handle(op):
+    """Whether an op only says which variable, table, iterator or queue is meant."""
+    return not op.inputs and len(op.outputs) == 1 and op.outputs[0].dtype == tf.resource
+
+
+def behind(ends, stops=()):
+    """All ops that the ops ``ends`` need, in the order of their making, but no handles and nothing behind ``stops``."""
+    seen, pending = set(), list(ends)
+    while pending:
+        op = pending.pop()
+        if op not in seen and op not in stops and not is_handle(op):
+            seen.add(op)
+            pending += [tensor.op for tensor in op.inputs] + list(op.control_inputs)
+    return [op for op in tf.get_default_graph().get_operations() if op in seen]
+
+
+def large_constants(ops):
+    """The constants that are too large for each function to hold a copy."""
+    return {op for op in ops if op.type == "Const" and (op.outputs[0].shape.num_elements() or 0) > LARGE}
+
+
+def variables_of(ops):
+    """The global variables that these ops use."""
+    used = {tensor.ref() for op in ops for tensor in op.inputs}
+    return [variable for variable in tf.global_variables() if variable.handle.ref() in used]
+
+
+def written_by(ops):
+    """The variables that these ops write, each with ``"add"``, ``"assign"`` or ``"mix"``: a list of pairs."""
+    known = functions(tf.get_default_graph())
+    consumers, written = _consumers([op.node_def for op in ops]), []
+    for variable in variables_of(ops):
+        types = _uses(consumers, variable.handle.op.name, known) - READS
+        kinds = {"add" if each in ADDS else "assign" if each in ASSIGNS else "mix" for each in types}
+        if kinds:
+            written.append((variable, kinds.pop() if len(kinds) == 1 else "mix"))
+    return written
+
+
+def _consumers(nodes):
+    """Who takes what a node makes: pairs of the node and the position of the input, by the name of the giver."""
+    consumers = {}
+    for node in nodes:
+        for position, name in enumerate(each for each in node.input if not each.startswith("^")):
+            consumers.setdefault(name.partition(":")[0], []).append((node, position))
+    return consumers
+
+
+def _uses(consumers, name, known):
+    """The types of the ops that take a handle, those in functions and loops that it is handed on to included."""
+    types, seen, pending = set(), set(), [name]
+    while pending:
+        name = pending.pop()
+        for node, position in consumers.get(name, ()) if name not in seen else ():
+            called = called_by(node, known)
+            if node.op in HANDS_ON:
+                pending.append(node.name)
+            elif not called:
+                types.add(node.op)
+            for each in called:
+                argument = known[each].signature.input_arg[position - (node.op in BRANCHES)].name
+                types |= _uses(_consumers(known[each].node_def), argument, known)
+        seen.add(name)
+    return types
+
+
+def refuse_functions(ops):
+    """Complain of a function that takes variables, where these are on a ps, and the function is not."""
+    known = functions(tf.get_default_graph())
+    for op in ops:
+        if any(tensor.op.type == "VarHandleOp" for tensor in op.inputs) and called_by(op.node_def, known):
+            raise ValueError(f"build_graph: {op.name!r} takes variables into a tf.function: that needs design='fast'")
+
+
+def called_by(node, known):
+    """The names of those ``known`` functions that a node calls."""
+    attrs = [each for attr in node.attr.values() for each in (attr.func, *attr.list.func)]
+    return {name for name in (node.op, *(each.name for each in attrs)) if name in known}
+
+
+class Function:
+    """Ops of the default graph as a function on one device, from all tensors that they need to ``outputs``."""
+
+    def __init__(self, name, ops, outputs, device):
+        self.ops, self.outputs, self.device = ops, outputs, device
+        self._name, self._made, self._random, inside = name, {}, True, set(ops)
+        self.inputs = list({t.ref(): t for op in ops for t in op.inputs if t.op not in inside}.values())
+        for tensor in self.inputs:
+            if tensor.dtype != tensor.dtype.base_dtype:
+                raise CannotCut(f"{tensor.op.name!r} is a reference, which no function takes")
+
+    def call(self, given, salt=0):
+        """Call it on ``given``: values, by ``ref()`` of the tensors whose place they take. Returns the op and the
+        outputs' values likewise.
+
+        Random ops keep their state for each function and run, so two of the same seed would draw the same numbers:
+        functions for different runs get different ``salt``.
+        """
+        salt *= self._random
+        if salt not in self._made:
+            self._made[salt * self._random] = self._define(salt)
+        inputs = [given.get(tensor.ref(), tensor) for tensor in self.inputs]
+        types = [tensor.dtype.base_dtype for tensor in self.outputs]
+        value, many = attr_value_pb2.AttrValue, attr_value_pb2.AttrValue.ListValue
+        # Called by its name, a function would run on one device: its handles, and all its ops, would have to be there.
+        attrs = {"f": value(func=attr_value_pb2.NameAttrList(name=self._made[salt * self._random]))}
+        attrs["Tin"] = value(list=many(type=[tensor.dtype.base_dtype.as_datatype_enum for tensor in inputs]))
+        attrs["Tout"] = value(list=many(type=[each.as_datatype_enum for each in types]))
+        with tf.device(self.device):
+            op = tf.get_default_graph().create_op("StatefulPartitionedCall", inputs, types, attrs=attrs, name="call")
+        for tensor, value in zip(self.outputs, op.outputs, strict=True):
+            value.set_shape(tensor.shape)
+        return op, {tensor.ref(): value for tensor, value in zip(self.outputs, op.outputs, strict=True)}
+
+    def _define(self, salt):
+        function, names, inside = function_pb2.FunctionDef(), {}, {op.name for op in self.ops}
+        function.signature.name = f"{self._name}_{salt}"
+        function.signature.is_stateful = function.attr["_noinline"].b = True
+        for index, tensor in enumerate(self.inputs):
+            names[tensor.name] = f"in_{index}"
+            function.signature.input_arg.add(name=f"in_{index}", type=tensor.dtype.as_datatype_enum)
+        for op in self.ops:
+            names |= _outputs_in_function(op)
+        library = _Freed(function.signature.name, salt)
+        for op in self.ops:
+            node = function.node_def.add()
+            node.CopyFrom(op.node_def)
+            library.free(node)
+            controls = [each for each in node.input if each.startswith("^") and each[1:] in inside]
+            del node.input[:]
+            node.input.extend([names[tensor.name] for tensor in op.inputs] + controls)
+        for index, tensor in enumerate(self.outputs):
+            function.signature.output_arg.add(name=f"out_{index}", type=tensor.dtype.base_dtype.as_datatype_enum)
+            function.ret[f"out_{index}"] = names[tensor.name]
+        taken = {each for op in self.ops for each in (*(tensor.op for tensor in op.inputs), *op.control_inputs)}
+        for op in self.ops:
+            if op not in taken:  # or what leads to no output would not be run
+                function.signature.control_output.append(op.name)
+                function.control_ret[op.name] = op.name
+        add_functions([function, *library.copies.values()])
+        self._random = library.random
+        return function.signature.name
+
+
+def _outputs_in_function(op):
+    """What an op's outputs are called in a function, by their names in the graph."""
+    outputs, attr, names = iter(op.outputs), op.node_def.attr, {}
+    for arg in op.op_def.output_arg:
+        many = attr[arg.number_attr].i if arg.number_attr else len(attr[arg.type_list_attr].list.type)
+        for index in range(many if arg.number_attr or arg.type_list_attr else 1):
+            names[next(outputs).name] = f"{op.name}:{arg.name}:{index}"
+    return names
+
+
+class _Freed:
+    """Nodes, and copies of the functions that they call, that run where they are called, with seeds of their own."""
+
+    def __init__(self, prefix, salt):
+        self._known, self._prefix, self._salt = functions(tf.get_default_graph()), prefix, salt
+        self.copies, self.random = {}, False
+
+    def free(self, node):
+        """Ask for no device and no neighbour."""
+        node.device, node.op = "", self._copy(node.op)
+        node.attr.pop("_class", None)
+        if "seed2" in node.attr:
+            node.attr["seed2"].i += self._salt
+            self.random = True
+        for attr in node.attr.values():
+            for each in [attr.func] * attr.HasField("func") + list(attr.list.func):
+                each.name = self._copy(each.name)
+
+    def _copy(self, name):
+        if name not in self._known:
+            return name
+        if name not in self.copies:
+            self.copies[name] = copy = function_pb2.FunctionDef()
+            copy.CopyFrom(self._known[name])
+            copy.signature.name = f"{self._prefix}_{name}"
+            for node in copy.node_def:
+                self.free(node)
+        return self.copies[name].signature.name

@@ -1,0 +1,147 @@
+"""What every design makes of a model for a worker, and what all of them need for it."""
+
+import contextlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from mnistdist.cutting import behind, variables_of
+from mnistdist.model import Graph
+from mnistdist.tensorflow_private import begin_layer_names
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One worker's copy of the graph.
+
+    Attributes:
+        graph: The ``tf.Graph``.
+        model: What ``build_graph()`` returned.
+        parameters: The variables that a trained model consists of, by name: those trained, and those it reads.
+        global_step: The shared counter of updates (asynchronous) or rounds (synchronous), int64, on the first ps.
+        uninitialized: Names of the shared variables that have no value yet.
+        local_init: Op that initialises what each worker keeps for itself.
+        advance: ``advance(session, dataset, batch_size, left, timeout)`` makes one step, or several of those ``left``
+            in a single run, of at most ``timeout`` seconds each (None for any); returns (global step before the
+            parameters were read, global step that the update made, start, end, loss) of each.
+        merge: In synchronous training the op that merges gradients into updates and puts tokens into a queue, for
+            which the workers wait; worker 0 runs it again and again. Else None.
+        init_tokens: Op that puts the first tokens of a session into the queue, likewise.
+        close_tokens: Op that closes it when the training is over, likewise: who waits for a token is told so.
+        reset_starts: Op for the chief, once the other shared variables have values: no worker has started yet.
+        count_start: Counts a start of this worker, and gives the global step from which the training goes on plus the
+            number of its earlier starts since then.
+        drop: Op that frees what this worker keeps; None if that is nothing.
+    """
+
+    graph: tf.Graph
+    model: Graph
+    parameters: dict
+    global_step: tf.Variable
+    uninitialized: tf.Tensor
+    local_init: tf.Operation
+    advance: Callable
+    reset_starts: tf.Operation
+    count_start: tf.Tensor
+    merge: tf.Operation | None = None
+    init_tokens: tf.Operation | None = None
+    close_tokens: tf.Operation | None = None
+    drop: tf.Operation | None = None
+
+
+def adam(learning_rate):
+    """The optimizer of the text, with a lock: no update of a variable is applied in the middle of another."""
+    return tf.train.AdamOptimizer(learning_rate, use_locking=True)
+
+
+def count_update(global_step, update, times=1):
+    """Add one (``times``) to the global step after ``update``; the result is the number that this very update has got.
+
+    ``assign_add`` and a read are two operations, between which another worker may count: two workers would read the
+    same number, and none the one between. Counting up and reading in a single op, no two get the same.
+    """
+    with tf.device(global_step.device):
+        limit = np.iinfo(np.int64).max
+        for _ in range(times):
+            with tf.control_dependencies([update]):
+                update = tf.raw_ops.ResourceCountUpTo(resource=global_step.handle, limit=limit, T=tf.int64)
+        return tf.add(update, 1, name="global_step_after")
+
+
+def count_starts(global_step, task_index, workers):
+    """The variable that counts how often each worker has started, and the op that counts one; see :class:`Replica`.
+
+    It begins with the global step that a training goes on from, so that the parts of a training have different numbers.
+    It is in no checkpoint, which would bring back the numbers of an earlier part.
+    """
+    room = max(workers, 1000)  # on servers that outlive a training, the next one may have more workers
+    with tf.device(global_step.device):
+        none_yet = tf.fill([room], global_step.read_value())
+        starts = tf.get_variable("mnistdist_starts", initializer=none_yet, trainable=False, collections=[])
+        before = tf.identity(starts.read_value()[task_index])
+        with tf.control_dependencies([before]):
+            one_more = starts.scatter_add(tf.IndexedSlices(tf.constant(1, tf.int64), task_index))
+        with tf.control_dependencies([one_more]):
+            return starts, tf.identity(before)
+
+
+def graph_seed(seed, task_index):
+    """The graph's seed of a worker, so that each draws random numbers of its own; initial values are worker 0's."""
+    if task_index == 0:
+        return seed
+    return random.randrange(1 << 31) if seed is None else (seed + task_index * 1_000_003) % (1 << 31)
+
+
+def resource_variables(worker):
+    """A context in which the value of a variable that was read is a copy, not a view that later updates change.
+
+    What each worker keeps for itself is put on the device ``worker``.
+    """
+
+    def create(make, **options):
+        options["use_resource"] = True
+        local = tf.GraphKeys.LOCAL_VARIABLES in (options.get("collections") or ())
+        with tf.device(worker) if local else contextlib.nullcontext():
+            variable = make(**options)
+        # TensorFlow has this for other variables only.
+        variable.initialized_value = lambda: tf.cond(
+            tf.is_variable_initialized(variable), variable.read_value, lambda: variable.initial_value
+        )
+        return variable
+
+    begin_layer_names()  # or layers without one would have another in each graph
+    return tf.variable_creator_scope(create)
+
+
+def gradients_of(opt, loss, **options):
+    """The gradients of a loss as the optimizer computes them, with their variables.
+
+    Raises:
+        ValueError: there is none.
+    """
+    pairs = list(opt.compute_gradients(loss, **options)) if tf.trainable_variables() else []
+    if all(gradient is None for gradient, _ in pairs):
+        raise ValueError("build_graph: expected a loss with a gradient, got one that depends on no variable")
+    return pairs
+
+
+def needed_variables(model):
+    """The variables that a trained model consists of: what is trained, and what the model reads. A dict by name."""
+    used = variables_of(behind([tensor.op for tensor in (model.y, model.loss, model.accuracy)]))
+    return {variable.op.name: variable for variable in {v.op: v for v in (*tf.trainable_variables(), *used)}.values()}
+
+
+def local_initializer():
+    """Op that gives everything that a worker keeps for itself its first state: local variables, tables, iterators."""
+    iterators = {op.inputs[1].ref(): op for op in tf.get_default_graph().get_operations() if op.type == "MakeIterator"}
+    return tf.group(tf.local_variables_initializer(), tf.tables_initializer(), *iterators.values())
+
+
+def refuse_placeholders(model, ops):
+    """Complain of what these ops are to be fed, and is neither ``x`` nor ``y_`` of the model: nothing feeds it."""
+    for op in ops:
+        if op.type == "Placeholder" and op not in (model.x.op, model.y_.op):
+            raise ValueError(f"build_graph: expected x and y_ to be all that is fed, got {op.name!r} besides")

@@ -1,0 +1,324 @@
+"""The fast design computes what the reader wrote: the right values for what a copy of the model would get wrong."""
+
+import functools
+
+import cloudpickle
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+import zoo
+from test_zoo import compare, run
+
+from mnistdist import Cluster, DataSet, Datasets, Graph, read_data_sets, restore, train
+from mnistdist.model import evaluate
+
+cloudpickle.register_pickle_by_value(zoo)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    with Cluster(ps=1, workers=1) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def two():
+    with Cluster(ps=2, workers=2) as running:
+        yield running
+
+
+@pytest.fixture(params=["async", "sync"])
+def cluster_and_mode(request, alone, two):
+    """One worker's steps, or rounds of two workers with the same batch: both are to come out as one process does."""
+    return (alone, {}) if request.param == "async" else (two, {"sync": True})
+
+
+def scalars(cluster_and_mode, optimizer, steps=10, rate=1.0):
+    cluster, mode = cluster_and_mode
+    options = {"data": zoo.data(), "batch_size": zoo.ROWS, "learning_rate": rate, "steps": steps}
+    made = train(cluster, build_graph=zoo.two_scalars, optimizer=optimizer, steps_per_run=4, **options, **mode)
+    return made.model.variables["a"], made.model.variables["b"]
+
+
+class RateOfB(tf.train.GradientDescentOptimizer):
+    def apply_gradients(self, pairs, *args, **options):
+        return super().apply_gradients([(g * (0.5 if v.op.name == "b" else 1), v) for g, v in pairs], *args, **options)
+
+
+class DecaysA(tf.train.GradientDescentOptimizer):
+    """Halves ``a`` before each update, and leaves ``b``."""
+
+    def apply_gradients(self, pairs, *args, **options):
+        pairs = list(pairs)
+        with tf.control_dependencies([g for g, _ in pairs]):
+            halved = [v.assign(0.5 * v.read_value()) for _, v in pairs if v.op.name == "a"]
+        with tf.control_dependencies(halved):
+            return super().apply_gradients(pairs, *args, **options)
+
+
+class TwoOptimizers(zoo.Two):
+    def __init__(self, rate):
+        self._first = tf.train.GradientDescentOptimizer(rate)
+        self._second = tf.train.GradientDescentOptimizer(rate / 2)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "a", "b"),
+    [
+        (zoo.ClipsEach, -10, -10),
+        (zoo.ClipsNorms, -10, -10),
+        (zoo.Freezes, 0, -40),
+        (RateOfB, -30, -20),
+        (DecaysA, -3 * sum(0.5**n for n in range(10)), -40),
+        (TwoOptimizers, -30, -20),
+    ],
+)
+def test_an_optimizer_of_the_readers_does_its_own_arithmetic(cluster_and_mode, optimizer, a, b):
+    assert scalars(cluster_and_mode, optimizer) == pytest.approx((a, b))
+
+
+def until_fifty(rate):
+    return tf.train.GradientDescentOptimizer(tf.where(tf.train.get_global_step() < 50, rate, 0.0))
+
+
+def test_a_schedule_sees_each_step_once(cluster_and_mode):
+    assert scalars(cluster_and_mode, until_fifty, steps=200) == pytest.approx((-150, -200))
+
+
+def rate_in_a_variable(rate):
+    return tf.train.GradientDescentOptimizer(tf.Variable(rate, trainable=False))
+
+
+def test_a_rate_in_a_variable(cluster_and_mode, two):
+    assert scalars(cluster_and_mode, rate_in_a_variable) == pytest.approx((-30, -40))
+    made = train(two, build_graph=zoo.two_scalars, optimizer=rate_in_a_variable, learning_rate=1.0, steps=50,
+                 data=zoo.data(), batch_size=8)  # fmt: skip
+    assert made.model.variables["a"] == pytest.approx(-3 * made.global_step)
+
+
+@pytest.mark.parametrize("design", ["fast", "listing"])
+@pytest.mark.parametrize("sync", [False, True])
+@pytest.mark.parametrize("name", ["random_with_a_seed", "dropout", "random_in_a_function"])
+def test_each_step_draws_other_numbers_and_other_ones_on_each_worker(two, name, sync, design):
+    losses = run(two, name, steps=200, sync=sync, design=design).steps.loss.tolist()
+    assert len(losses) >= 200
+    assert len(set(losses)) == len(losses)
+
+
+def counts():
+    element = tf.data.make_one_shot_iterator(tf.data.Dataset.range(10**6)).get_next()
+    x, y_ = zoo.inputs()
+    return zoo.plain(x, y_, 0 * tf.get_variable("w", []) + tf.cast(element, tf.float32))
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_each_worker_takes_each_element_of_its_iterator_once(two, sync):
+    steps = train(two, build_graph=counts, steps=200, sync=sync, data=zoo.data(), batch_size=8).steps
+    for _, own in steps.sort_values("local_step").groupby("worker"):
+        assert own.loss.tolist() == list(range(len(own)))
+
+
+def one_from_another():
+    a = tf.Variable(tf.random_uniform([]), name="a")
+    b = tf.Variable(a.initial_value, name="b")
+    x, y_ = zoo.inputs()
+    return zoo.plain(x, y_, a + b)
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_a_variable_that_begins_as_another(two, sync):
+    made = train(two, build_graph=one_from_another, steps=5, sync=sync, data=zoo.data(), batch_size=8,
+                 optimizer=tf.train.GradientDescentOptimizer)  # fmt: skip
+    assert made.model.variables["a"] == made.model.variables["b"]
+
+
+READ_ANYWHERE = ["embedding", "gather_with_duplicates", "partitioned", "partitioned_embedding", "while_loop", "cond"]
+READ_ANYWHERE += ["tf_function", "tf_function_with_a_loop", "swish", "custom_gradient", "not_resource"]
+READ_ANYWHERE += ["waits_for_placeholders", "rnn_by_scan"]
+
+
+@pytest.mark.parametrize("name", READ_ANYWHERE)
+def test_a_variable_may_be_read_anywhere(cluster_and_mode, name):
+    cluster, mode = cluster_and_mode
+    compare(cluster, name, run(cluster, name, **mode))
+
+
+@pytest.mark.parametrize("name", ["nce"])
+def test_sampled_losses_train(cluster_and_mode, name):
+    cluster, mode = cluster_and_mode
+    losses = run(cluster, name, steps=100, **mode).steps.loss
+    assert losses.tail(20).mean() < losses.head(20).mean()
+
+
+def test_an_rnn_by_scan_in_the_design_of_the_listing(alone, two):
+    compare(alone, "rnn_by_scan", run(alone, "rnn_by_scan", design="listing"))
+    compare(two, "rnn_by_scan", run(two, "rnn_by_scan", design="listing", sync=True))
+
+
+@pytest.mark.parametrize("design", ["fast", "listing"])
+@pytest.mark.parametrize("sync", [False, True])
+@pytest.mark.parametrize("assign", [False, True])
+def test_batch_normalisation_is_saved_and_restored(two, tmp_path, assign, sync, design):
+    build = functools.partial(zoo.batch_normalisation, assign)
+    options = {"data": zoo.data(), "batch_size": zoo.ROWS, "seed": 3, "learning_rate": 0.5}
+    made = train(two, build_graph=build, steps=100, sync=sync, design=design, **options)
+    made.save(tmp_path / "model.npz")
+    with tf.Graph().as_default(), tf.Session() as session:
+        model = build()
+        session.run(tf.global_variables_initializer())
+        restore(session, tmp_path / "model.npz")
+        again = evaluate(session, model, zoo.data().test)
+        moving = session.run(tf.global_variables("moving_mean")[0])
+    assert again.accuracy == made.test.accuracy
+    assert abs(moving).max() > 0.01
+    if design == "fast":  # in the listing's, evaluating writes the moving averages once more
+        assert again.loss == pytest.approx(made.test.loss, rel=1e-4)
+
+
+def counter():
+    x, y_ = zoo.inputs()
+    seen = tf.get_variable("seen", [], tf.int64, tf.zeros_initializer(), trainable=False)
+    w = tf.get_variable("w", [], initializer=tf.zeros_initializer())
+    with tf.control_dependencies([seen.assign_add(tf.shape(x, out_type=tf.int64)[0])]):
+        return zoo.plain(x, y_, w * 1.0)
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_what_a_model_adds_up_is_the_sum_of_all_workers(two, sync):
+    made = train(two, build_graph=counter, steps=100, sync=sync, data=zoo.data(), batch_size=8)
+    assert made.model.variables["seen"] == 8 * len(made.steps)
+
+
+@pytest.mark.parametrize("name", ["py_func", "numpy_function"])
+def test_python_in_the_model(cluster_and_mode, name):
+    cluster, mode = cluster_and_mode
+    assert run(cluster, name, steps=300, **mode).global_step >= 300
+
+
+KEPT = [
+    "lookup_table",
+    "table_of_words",
+    "local_variable",
+    "initializable_iterator",
+    "queue_runner",
+    "batches_by_queue",
+]
+KEPT += ["fixed_batch", "keras_layers", "metrics"]
+
+
+@pytest.mark.parametrize("design", ["fast", "listing"])
+@pytest.mark.parametrize("name", KEPT)
+def test_what_a_worker_keeps_is_there_in_training_and_evaluation(cluster_and_mode, name, design):
+    cluster, mode = cluster_and_mode
+    made = run(cluster, name, design=design, **mode)
+    assert made.global_step >= zoo.STEPS
+    assert 0 <= made.validation.accuracy <= 1
+    assert made.predictions.shape == (zoo.ROWS,)
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_a_saver_of_the_readers_own_graph_reads_the_checkpoint(two, tmp_path, sync):
+    made = train(two, steps=40, sync=sync, seed=1, logdir=tmp_path, build_graph=zoo.layers, batch_size=8,
+                 data=zoo.data(), optimizer=zoo.OPTIMIZERS["momentum"])  # fmt: skip
+    with tf.Graph().as_default(), tf.Session() as session:
+        step = tf.train.get_or_create_global_step()
+        zoo.OPTIMIZERS["momentum"](0.1).minimize(zoo.layers().loss)
+        tf.train.Saver().restore(session, tf.train.latest_checkpoint(tmp_path))
+        assert session.run(step) == made.global_step
+        for variable in tf.trainable_variables():
+            np.testing.assert_array_equal(session.run(variable), made.model.variables[variable.op.name])
+        assert abs(session.run(tf.global_variables("w/Momentum")[0])).max() > 0
+
+
+def test_another_number_of_ps_reads_the_checkpoint(alone, two, tmp_path):
+    train(two, steps=60, seed=1, logdir=tmp_path)
+    resumed = train(alone, steps=90, seed=1, logdir=tmp_path)
+    assert resumed.steps.global_step_before.min() >= 60
+
+
+def large():
+    x, y_ = zoo.inputs()
+    table = tf.constant(np.ones([30_000_000], np.float32))
+    return zoo.plain(x, y_, tf.get_variable("w", []) * table[0])
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_a_constant_of_120_mb(two, sync):
+    assert train(two, build_graph=large, steps=200, sync=sync, data=zoo.data(), batch_size=8).global_step >= 200
+
+
+class Counted:
+    """A session that notes how many rows it is fed at most."""
+
+    def __init__(self, session):
+        self.session, self.most = session, 0
+
+    def run(self, fetches, feed):
+        self.most = max(self.most, *(len(value) for value in feed.values()))
+        return self.session.run(fetches, feed)
+
+
+@pytest.mark.parametrize("loss", ["sum", "mean", "sum and a constant", "mean and a constant"])
+@pytest.mark.parametrize("count", [300, 1000, 1234])
+def test_an_evaluation_in_batches_is_that_of_one_batch(loss, count):
+    some = read_data_sets(one_hot=True).validation
+    some = DataSet(some.images[:count], some.labels[:count])
+    with tf.Graph().as_default(), tf.Session() as session:
+        x, y_ = tf.placeholder(tf.float32, [None, 784]), tf.placeholder(tf.float32, [None, 10])
+        model = zoo.classifier(x, y_, tf.matmul(x, tf.constant(zoo.start(784, 10))))
+        each = tf.nn.softmax_cross_entropy_with_logits_v2(labels=y_, logits=tf.log(model.y + 1e-6))
+        total = (tf.reduce_sum if "sum" in loss else tf.reduce_mean)(each) + (3.0 if "constant" in loss else 0.0)
+        model = Graph(x, y_, model.y, total, model.accuracy)
+        counted = Counted(session)
+        made = evaluate(counted, model, some)
+        whole = session.run([model.loss, model.accuracy], {x: some.images, y_: some.labels})
+    assert counted.most <= 500
+    assert made == pytest.approx(whole, rel=1e-4)
+
+
+def test_a_fixed_batch_is_evaluated_on_every_example():
+    some = read_data_sets(one_hot=True).validation
+    some = DataSet(some.images[:130], some.labels[:130])
+    with tf.Graph().as_default(), tf.Session() as session:
+        made, w = [], tf.constant(zoo.start(784, 10))
+        for rows in (None, 50):
+            x, y_ = tf.placeholder(tf.float32, [rows, 784]), tf.placeholder(tf.float32, [rows, 10])
+            made.append(evaluate(session, zoo.classifier(x, y_, tf.matmul(x, w)), some))
+    assert made[1] == pytest.approx(made[0], rel=1e-4)
+
+
+def fails_on_large_batches():
+    x, y_ = zoo.inputs()
+    with tf.control_dependencies([tf.assert_less(tf.shape(x)[0], 9)]):
+        return zoo.classifier(x, y_, tf.matmul(x, zoo.weights("w", zoo.FEATURES, zoo.CLASSES)))
+
+
+def test_an_evaluation_that_fails_gives_the_run_with_its_error(alone):
+    few = zoo.data().train
+    many = DataSet(np.tile(few.images, (2, 1)), np.tile(few.labels, (2, 1)))
+    made = train(alone, build_graph=fails_on_large_batches, steps=20, batch_size=8, data=Datasets(few, many, many))
+    assert made.global_step == 20
+    assert "w" in made.model.variables
+    assert "assert" in made.error
+    assert made.validation is None
+    assert made.test is None
+
+
+def fails_at_once():
+    x, y_ = zoo.inputs()
+    with tf.control_dependencies([tf.assert_greater(tf.shape(x)[0], 100)]):
+        return zoo.classifier(x, y_, tf.matmul(x, zoo.weights("w", zoo.FEATURES, zoo.CLASSES)))
+
+
+def test_a_model_that_fails_on_a_batch_fails_before_anything_starts(alone):
+    with pytest.raises(ValueError, match=r"build_graph: the model fails on a batch of 8: [^\n]*$"):
+        train(alone, build_graph=fails_at_once, steps=20, batch_size=8, data=zoo.data())
+
+
+def test_local_steps_follow_a_schedule_and_keep_what_the_model_writes(alone):
+    options = {"steps": 24, "local_steps": 4, "data": zoo.data(), "batch_size": 8, "seed": 3}
+    made = train(alone, build_graph=zoo.two_scalars, optimizer=lambda rate: tf.train.GradientDescentOptimizer(
+        tf.where(tf.train.get_global_step() < 10, rate, 0.0)), learning_rate=1.0, **options)  # fmt: skip
+    assert made.model.variables["a"] == pytest.approx(-30)
+    made = train(alone, build_graph=counter, **options)
+    assert made.model.variables["seen"] == 8 * 24

@@ -1,0 +1,71 @@
+"""TensorFlow's private names: each still does what the package takes it for."""
+
+import ast
+import re
+
+import pytest
+import tensorflow.compat.v1 as tf
+from book_rules import ROOT
+
+from mnistdist import tensorflow_private as private
+
+
+def test_a_branch_has_its_context_and_no_other_op_has_one():
+    with tf.Graph().as_default():
+        outside, inside = tf.constant(True), []
+        tf.disable_control_flow_v2()
+        tf.cond(outside, lambda: inside.append(tf.constant(1.0)) or inside[0], lambda: tf.constant(2.0))
+        tf.enable_control_flow_v2()
+    assert private.control_flow(outside.op) is None, "Operation._get_control_flow_context has changed"
+    assert private.control_flow(inside[0].op) is not None, "Operation._get_control_flow_context has changed"
+
+
+def test_an_op_can_be_made_to_wait():
+    with tf.Graph().as_default():
+        first, second = tf.constant(1), tf.constant(2)
+        private.wait_for(second.op, first.op)
+    assert first.op in second.op.control_inputs, "Operation._add_control_input has changed"
+
+
+def test_functions_come_without_constants_and_can_be_added():
+    with tf.Graph().as_default() as graph:
+        tf.constant([1.0] * 1000)
+
+        @tf.function
+        def double(value):
+            return 2 * value
+
+        double(tf.constant(1.0))
+        found = private.functions(graph)
+    (name,) = [name for name in found if "double" in name]
+    assert found[name].node_def, "Graph._copy_functions_to_graph_def has changed"
+    with tf.Graph().as_default() as other:
+        private.add_functions([found[name]])
+        assert name in private.functions(other)
+
+
+def test_layers_without_a_name_are_counted_anew():
+    keras = pytest.importorskip("keras")
+    names = []
+    for _ in range(2):
+        private.begin_layer_names()
+        names.append(keras.layers.Dense(1).name)
+    assert names == ["dense", "dense"], "keras.src.utils.naming.reset_uids has changed"
+
+
+def test_no_other_module_uses_a_private_name_of_tensorflow():
+    """An attribute with one underscore in front, of something that is not the module's own."""
+    used = {}
+    for path in sorted((ROOT / "mnistdist").glob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if "tensorflow" not in text or path.stem == "tensorflow_private":
+            continue
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Attribute) and re.fullmatch(r"_[a-z]\w*", node.attr):
+                owner = node.value
+                if not (isinstance(owner, ast.Name) and owner.id in ("self", "cls")):
+                    used.setdefault(path.name, set()).add(ast.unparse(node))
+    assert {name: each for name, each in used.items() if name in DESIGNS} == {}
+
+
+DESIGNS = {f"{name}.py" for name in ("between_graph", "cut_graph", "cutting", "packing", "batches", "replica")}

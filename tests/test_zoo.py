@@ -1,0 +1,145 @@
+"""Each model and optimizer of the catalogue is trained as plain TensorFlow trains it in one process, or is refused.
+
+A run takes a sample of them, by the seed that pytest prints at its beginning; ``make zoo`` takes all.
+"""
+
+import os
+import random
+import warnings
+
+import cloudpickle
+import numpy as np
+import pytest
+import zoo
+
+from mnistdist import Cluster, train
+
+SAMPLE = 12  # of each kind of test: three minutes in all
+cloudpickle.register_pickle_by_value(zoo)
+FAST_ONLY = ("tf_function", "tf_function_with_a_loop")
+_oracles = {}
+
+
+def some(*kinds):
+    """The names of these kinds, or a sample of them."""
+    names = [name for name, entry in zoo.ZOO.items() if entry.kind in kinds]
+    if os.environ.get("ZOO") == "all":
+        return names
+    return random.Random(int(os.environ["ZOO_SEED"])).sample(names, min(SAMPLE, len(names)))
+
+
+@pytest.fixture(scope="module")
+def one_worker():
+    with Cluster(ps=1, workers=1) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def two_workers():
+    with Cluster(ps=2, workers=2) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def second_device():
+    """A worker whose device is another than that where TensorFlow puts what asks for none: a stand-in for a GPU."""
+
+    def begin():
+        import tensorflow.compat.v1 as tf
+        from IPython import get_ipython
+
+        from mnistdist import cut_graph
+
+        cut_graph.build_fast_replica.__kwdefaults__["device"] = "cpu:1"
+        here = get_ipython().user_ns
+        config = tf.ConfigProto(device_count={"CPU": 2})
+        spec, job, index = (here[name] for name in ("cluster_spec", "job_name", "task_index"))
+        here["server"] = tf.train.Server(spec, job, index, config=config)
+
+    with Cluster(ps=1, workers=1, servers=False) as running:
+        running.all.apply_sync(begin)
+        yield running
+
+
+def run(cluster, name, **options):
+    entry = zoo.ZOO[name]
+    options = {"steps": zoo.STEPS, "seed": 3, "batch_size": zoo.ROWS, "data": zoo.data()} | options
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        made = train(cluster, build_graph=entry.build, optimizer=entry.optimizer, learning_rate=entry.rate, **options)
+    warned = [str(each.message) for each in caught if "trained in the listing's design" in str(each.message)]
+    assert len(warned) == (entry.listing and options.get("design") != "listing"), warned
+    assert made.error is None
+    return made
+
+
+def compare(cluster, name, made):
+    if name not in _oracles:
+        _oracles[name] = cluster["worker", 0].apply_sync(zoo.oracle, name)
+    want, have = _oracles[name], made.model.variables
+    assert have
+    for variable, value in have.items():
+        if np.asarray(value).dtype.kind in "fc":
+            np.testing.assert_allclose(value, want[variable], rtol=1e-4, atol=1e-5, err_msg=variable)
+        else:
+            assert np.array_equal(value, want[variable]), variable
+
+
+def ask_for_the_device():
+    """Where the calls of the model's functions are put."""
+    from mnistdist.cut_graph import build_fast_replica
+
+    graph = build_fast_replica({"ps": ["a:1"], "worker": ["b:1"]}, 0).graph
+    return sorted({op.device for op in graph.get_operations() if op.type == "StatefulPartitionedCall"})
+
+
+@pytest.mark.parametrize("name", some(zoo.EQUAL, zoo.ONE_WORKER))
+def test_one_worker_trains_as_one_process_does(one_worker, name):
+    compare(one_worker, name, run(one_worker, name, steps_per_run=None if zoo.ZOO[name].listing else 4))
+
+
+@pytest.mark.parametrize("name", some(zoo.EQUAL, zoo.ONE_WORKER)[::2])
+def test_a_worker_on_a_second_device_trains_as_one_process_does(second_device, name):
+    where = second_device["worker", 0].apply_sync(ask_for_the_device)
+    assert where == ["/job:worker/task:0/device:CPU:1"]
+    compare(second_device, name, run(second_device, name))
+
+
+@pytest.mark.parametrize("name", some(zoo.EQUAL))
+def test_synchronous_rounds_of_the_same_batch_train_as_one_process_does(two_workers, name):
+    compare(two_workers, name, run(two_workers, name, sync=True))
+
+
+@pytest.mark.parametrize("name", some(zoo.EQUAL, zoo.ONE_WORKER))
+def test_the_design_of_the_listing_trains_as_one_process_does(one_worker, name):
+    if name in FAST_ONLY:
+        with pytest.raises(ValueError, match="that needs design='fast'"):
+            run(one_worker, name, design="listing")
+    else:
+        compare(one_worker, name, run(one_worker, name, design="listing"))
+
+
+@pytest.mark.parametrize("name", some(zoo.PROPERTY))
+@pytest.mark.parametrize("design", ["fast", "listing"])
+def test_each_step_of_each_worker_draws_anew(two_workers, name, design):
+    made = run(two_workers, name, steps=30, design=design)
+    losses = made.steps.loss.tolist()
+    assert np.isfinite(losses).all()
+    assert len(set(losses)) == len(losses)
+
+
+@pytest.mark.parametrize("name", some(zoo.REFUSED))
+@pytest.mark.parametrize("sync", [False, True])
+@pytest.mark.parametrize("design", ["fast", "listing"])
+def test_what_nobody_can_train_is_refused_in_one_line_before_anything_starts(one_worker, name, sync, design):
+    pids = [task.pid for task in one_worker.tasks]
+    with pytest.raises(ValueError, match=r"build_graph: expected [^\n]*$"):
+        run(one_worker, name, sync=sync, design=design)
+    assert [task.pid for task in one_worker.tasks] == pids
+
+
+def test_the_catalogue_is_large_and_little_of_it_falls_back():
+    kinds = [entry.kind for entry in zoo.ZOO.values()]
+    assert len(kinds) - kinds.count(zoo.REFUSED) >= 100
+    assert sum(entry.listing for entry in zoo.ZOO.values()) <= 3
+    assert all(entry.why for entry in zoo.ZOO.values())

@@ -100,7 +100,7 @@ def evaluate_and_predict(session, model, dataset):
     The loss is that of the whole set in one batch, whether it is a sum over the examples or a mean, plus a constant.
     """
     count, parts = len(dataset.images), []
-    fixed = model.x.shape[0].value if model.x.shape.rank else None
+    fixed = model.x.shape.as_list()[0] if model.x.shape.rank else None
 
     def run(rows):
         feed = {model.x: dataset.images[rows], model.y_: dataset.labels[rows]}

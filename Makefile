@@ -16,7 +16,7 @@ AT_ONCE ?= 3
 MEASURING := $(patsubst %,book/%.ipynb,async_or_sync asynchronous backup_workers in_graph where_a_step_goes)
 
 .DEFAULT_GOAL := help
-.PHONY: help install book test lab record zoo bench bench-peers experiments faults soak lint lock clean
+.PHONY: help install book test zoo lab record bench bench-peers experiments faults soak lint lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -31,10 +31,9 @@ from mnistdist.replica import (
     refuse_placeholders,
     resource_variables,
 )
+from mnistdist.steps import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN
 from mnistdist.tensorflow_private import control_flow
 
-STEPS_PER_RUN = 16
-LOCAL_STEPS_PER_RUN = 40
 ROUNDS_PER_RUN = 8  # of the chief's op that merges gradients; like a worker's steps, each is of its own
 
 

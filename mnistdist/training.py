@@ -17,10 +17,10 @@ from mnistdist.logdir import prepare
 from mnistdist.nursery import own_task
 from mnistdist.on_workers import idle_workers, on_workers
 from mnistdist.results import Run
+from mnistdist.steps import LOCAL_STEPS_PER_RUN as LOCAL_STEPS_PER_RUN
+from mnistdist.steps import STEPS_PER_RUN as STEPS_PER_RUN
 
 _runs = itertools.count(1)
-STEPS_PER_RUN = 16
-LOCAL_STEPS_PER_RUN = 40
 BOOKS_WIDTHS = 784, 10  # pixels and classes of the built-in model: of mnistdist.model, which imports TensorFlow
 
 

@@ -198,13 +198,15 @@ class Rounds:
         taken, beside = [], {}
         for accumulator, (_, _, members) in zip(self._accumulators, self._step.pushes.groups, strict=True):
             first = self._step.crossing[members[0]].ref()
-            merged = accumulator and accumulator.take_grad(aggregate)
             if first in self._step.sparse:
+                merged = accumulator.take_indexed_slices_grad(aggregate)
                 gradient, _ = self._step.sparse[first]
                 for old, new in (gradient.indices, merged.indices), (gradient.dense_shape, merged.dense_shape):
                     if old is not None:
                         beside[old.ref()] = tf.cast(new, old.dtype)
                 merged = merged.values
+            else:
+                merged = accumulator and accumulator.take_grad(aggregate)
             taken.append((first, merged))
         return self._step.pushes.split([beside.get(first) if each is None else each for first, each in taken])
 

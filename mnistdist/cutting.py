@@ -127,13 +127,16 @@ class Function:
             self._made[salt * self._random] = self._define(salt)
         inputs = [given.get(tensor.ref(), tensor) for tensor in self.inputs]
         types = [tensor.dtype.base_dtype for tensor in self.outputs]
-        value, many = attr_value_pb2.AttrValue, attr_value_pb2.AttrValue.ListValue
-        # Called by its name, a function would run on one device: its handles, and all its ops, would have to be there.
-        attrs = {"f": value(func=attr_value_pb2.NameAttrList(name=self._made[salt * self._random]))}
-        attrs["Tin"] = value(list=many(type=[tensor.dtype.base_dtype.as_datatype_enum for tensor in inputs]))
-        attrs["Tout"] = value(list=many(type=[each.as_datatype_enum for each in types]))
+        name, attrs = self._made[salt * self._random], None
+        if "/job:ps" not in self.device:
+            # Called by its name, a function runs on one device: its handles and all its ops have to be there.
+            value, many = attr_value_pb2.AttrValue, attr_value_pb2.AttrValue.ListValue
+            attrs = {"f": value(func=attr_value_pb2.NameAttrList(name=name))}
+            attrs["Tin"] = value(list=many(type=[tensor.dtype.base_dtype.as_datatype_enum for tensor in inputs]))
+            attrs["Tout"] = value(list=many(type=[each.as_datatype_enum for each in types]))
+            name = "StatefulPartitionedCall"
         with tf.device(self.device):
-            op = tf.get_default_graph().create_op("StatefulPartitionedCall", inputs, types, attrs=attrs, name="call")
+            op = tf.get_default_graph().create_op(name, inputs, types, attrs=attrs, name="call")
         for tensor, value in zip(self.outputs, op.outputs, strict=True):
             value.set_shape(tensor.shape)
         return op, {tensor.ref(): value for tensor, value in zip(self.outputs, op.outputs, strict=True)}

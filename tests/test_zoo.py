@@ -123,9 +123,10 @@ def test_the_design_of_the_listing_trains_as_one_process_does(one_worker, name):
 @pytest.mark.parametrize("design", ["fast", "listing"])
 def test_each_step_of_each_worker_draws_anew(two_workers, name, design):
     made = run(two_workers, name, steps=30, design=design)
-    losses = made.steps.loss.tolist()
-    assert np.isfinite(losses).all()
-    assert len(set(losses)) == len(losses)
+    assert np.isfinite(made.steps.loss).all()
+    # Where only the optimizer draws, two workers that pull the same variables have the same loss.
+    for _, steps in made.steps.groupby("worker") if name == "noisy" else [(None, made.steps)]:
+        assert steps.loss.is_unique
 
 
 @pytest.mark.parametrize("name", some(zoo.REFUSED))

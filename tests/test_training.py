@@ -394,11 +394,15 @@ def test_the_steps_of_one_run_may_draw_more_examples_than_a_batch_may_have(clust
 
 
 def test_what_a_graph_raises_is_the_failure_of_its_worker(cluster):
-    def broken():
-        raise ValueError("no graph today")
+    def broken(error=RuntimeError):
+        raise error("no graph today")
 
-    with pytest.raises(TaskFailed, match=r"task worker:[01] failed: ValueError: no graph today"):
+    with pytest.raises(TaskFailed, match=r"task worker:0 failed: RuntimeError: no graph today"):
         train(cluster, steps=10, build_graph=broken)
+    pids = [task.pid for task in cluster.tasks]
+    with pytest.raises(ValueError, match=r"^no graph today$"):  # a refusal, as the package's own: nothing has started
+        train(cluster, steps=10, build_graph=functools.partial(broken, ValueError))
+    assert [task.pid for task in cluster.tasks] == pids
 
 
 def test_several_ps_share_the_variables_and_other_sets_are_trained_on_as_they_are(tmp_path):

@@ -68,7 +68,7 @@ def train(
         design: ``"fast"``: the listing's graph, cut into a part for the worker and one for the ps, with batches made on
             the worker, and several steps in one run of the session (the chapter "Where a step goes"); ``"listing"``:
             the graph as it is, a fed batch and a run a step. What is computed is the same: every batch is one update.
-            What can't be cut is trained in the listing's design, with a warning that says why.
+            What can't be cut is trained in the listing's design, and a line on stderr says why.
         local_steps: Fast design, asynchronous: so many steps on a worker's own parameters before it pushes the change
             that they made, divided by the number of workers. More than 1 changes what is computed: far fewer messages
             for more staleness. A record is then one push; the global step still counts batches.
@@ -145,7 +145,7 @@ def train(
                 if why and (local_steps != 1 or steps_per_run is not None):
                     refusal = f"{why}: that needs design='listing', without local_steps or steps_per_run"
                 elif why:
-                    warnings.warn(f"{why}: trained in the listing's design", stacklevel=2)
+                    print(f"{why}: trained in the listing's design", file=sys.stderr)
                     replica_options["design"] = "listing"
                     del replica_options["local_steps"], replica_options["steps_per_run"]
             if refusal is not None:

@@ -178,19 +178,7 @@ def test_a_loss_without_a_gradient_is_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-<<<<<<< HEAD:tests/test_flat_graph.py
-        ({"design": "quick"}, "expected 'fast', 'listing' or None, got 'quick'"),
-        (
-            {"local_steps": 2, "build_graph": two_layers},
-            "^local_steps and steps_per_run with a build_graph.*need design='fast', which",
-        ),
-        (
-            {"steps_per_run": 1, "optimizer": adam},
-            "^local_steps and steps_per_run with .* an optimizer of your own need design='fast'",
-        ),
-=======
         ({"design": "quick"}, "expected 'fast' or 'listing', got 'quick'"),
->>>>>>> cd29986 (One design for any model: the listing's graph is cut into a function for the worker and one for the ps, instead of copying the model):tests/test_cut_graph.py
         ({"design": "listing", "local_steps": 2}, "need design='fast'"),
         ({"design": "listing", "steps_per_run": 2}, "need design='fast'"),
         ({"sync": True, "local_steps": 2}, "needs sync=False"),

@@ -105,13 +105,7 @@ def _run(options, flags, argv, inside):
     if given.logdir is not None:
         prepare(given.logdir, "--logdir")
     try:
-        pins = devices.assign(
-            options.ps,
-            options.workers,
-            num_gpus=given.num_gpus,
-            gpus=devices.find_gpus(),
-            cores=devices.available_cores(),
-        )
+        pins = devices.assign(options.ps, options.workers, num_gpus=given.num_gpus)
     except ValueError as error:
         raise UsageError(f"--num_gpus: {error}") from None
     # A task finds the GPU that its environment shows it and no other, so it is not told how many there are.

@@ -52,9 +52,11 @@ def held(folder):
         descriptor = os.open(path, os.O_RDONLY)
     try:
         _lock(descriptor, folder)
-        _note(descriptor, f"process {os.getpid()} on {socket.gethostname()}")
-        yield
-        _note(descriptor, "")
+        try:
+            _note(descriptor, f"process {os.getpid()} on {socket.gethostname()}")
+            yield
+        finally:  # of a training that has failed too
+            _note(descriptor, "")
     finally:
         os.close(descriptor)
 

@@ -1,6 +1,6 @@
 """The program of the text: one task of a cluster that trains on MNIST.
 
-Start one process a task, with the same addresses, and each with its own --job_name and --task_index:
+Start one process for each task, with the same addresses, and each with its own --job_name and --task_index:
 
     python -m mnistdist.distributed --job_name=ps --task_index=0
     python -m mnistdist.distributed --job_name=worker --task_index=0

@@ -50,8 +50,8 @@ def _main(argv, inside):
     run = commands.add_parser(
         "run",
         help="start ps and workers on this machine and train",
-        description="Start one process a task, and end when training ends. Further flags, --train_steps=2000 say, go "
-        "to every task: python -m mnistdist.distributed --help lists them.",
+        description="Start one process for each task, and end when training ends. Further flags, --train_steps=2000 "
+        "say, go to every task: python -m mnistdist.distributed --help lists them.",
         allow_abbrev=False,
     )
     run.add_argument("--ps", type=_count, default=1, help="number of ps tasks (default 1)")

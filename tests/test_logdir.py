@@ -152,8 +152,11 @@ def test_a_damaged_checkpoint_is_passed_over_and_told(cluster, tmp_path, capfd):
 
 def test_where_no_checkpoint_is_whole_the_training_is_refused(cluster, tmp_path):
     (tmp_path / "model.ckpt-200.index").write_bytes(b"")
-    with pytest.raises(TaskFailed, match=rf"{tmp_path}/model\.ckpt-200 is damaged: its \.index .*there is no whole"):
+    with pytest.raises(
+        TaskFailed, match=rf"{tmp_path}/model\.ckpt-200 is damaged: its \.index .*there is no whole"
+    ) as caught:
         train(cluster, steps=10, logdir=tmp_path)
+    assert caught.value.log == () and "mend this before you train again" in caught.value.hint
     assert names(tmp_path) == ["model.ckpt-200.index", LOCK]
 
 

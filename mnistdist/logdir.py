@@ -31,7 +31,8 @@ def prepare(folder, name="logdir"):
     except InUse:
         raise
     except OSError as error:
-        raise OSError(f"{name}: no checkpoints can be kept in {folder}: {error.strerror}") from None
+        why = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror
+        raise OSError(f"{name}: no checkpoints can be kept in {folder}: {why}") from None
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ UV ?= uv
 PY := .venv/bin/python
 # A Python that the user named, rather than the default, replaces a .venv of another version.
 CHOSEN := $(if $(filter command environment,$(firstword $(origin PYTHON))),--chosen)
-CHECKED := mnistdist tests tools benchmarks $(wildcard book/*.ipynb) $(wildcard book/*.py)
+CHECKED := conftest.py mnistdist tests tools benchmarks $(wildcard book/*.ipynb) $(wildcard book/*.py)
 
 # Where figures go that are not part of the book (those of the book are in book/experiments).
 RESULTS ?= _build/results

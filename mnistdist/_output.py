@@ -54,7 +54,7 @@ def guarded(name, main):
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(number)
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process)
     try:
         if sys.stdout is None:
             raise OutputLost("it is closed")

@@ -16,7 +16,12 @@ NAME = "model.ckpt"
 KEPT = 3
 # The files of a checkpoint that is complete, and what is there only while one is written.
 _FILE = re.compile(rf"{re.escape(NAME)}-(0|[1-9][0-9]*)\.(index|data-[0-9]{{5}}-of-[0-9]{{5}})")
-_HALF = re.compile(rf"{re.escape(NAME)}(?:-([0-9]+)\.half\..*|.*\.tempstate[0-9]*)|checkpoint\.tmp.*")
+_PART = r"\.(?:index|data-[0-9]{5}-of-[0-9]{5})"
+_HALF = re.compile(
+    rf"{re.escape(NAME)}-(?:([0-9]+)\.half{_PART}(?:\.tempstate[0-9]+)?|[0-9]+{_PART}\.tempstate[0-9]+)"
+    r"|checkpoint\.tmp(?:[0-9a-f]{32})?"
+)
+_UNREADABLE = (tf.errors.OpError, LookupError, ValueError, RuntimeError, TypeError)
 # What these mean is that a task has gone or is slow, not that the folder can't be written.
 _NOT_OURS = (
     tf.errors.UnavailableError,
@@ -60,7 +65,7 @@ class Checkpoints:
     @property
     def latest(self):
         """Path of the last checkpoint in the folder, whole or damaged; None if there is none."""
-        return self._prefix(max(steps)) if (steps := self._files()) else None
+        return self._prefix(order[-1]) if (order := self._order()) else None
 
     def restore(self, session):
         """Give the variables the values of the newest whole checkpoint; returns its path, or None if there is none.
@@ -70,7 +75,7 @@ class Checkpoints:
         """
         damaged = []
         with _without_wildcards(self.folder) as folder:
-            for step in sorted(self._files(), reverse=True):
+            for step in reversed(self._order()):
                 path, readable = self._prefix(step), os.path.join(folder, f"{NAME}-{step}")
                 shapes, problem = _read(readable)
                 if problem is None:
@@ -104,7 +109,8 @@ class Checkpoints:
 
     def begin(self, session, step):
         """Count from the last checkpoint: the variables are at this global step, and read in this session."""
-        self._session, self._saved = session, min(step, max(self._files().keys() - self._damaged, default=0))
+        whole = [self._held_step(each) for each in self._files().keys() - self._damaged]
+        self._session, self._saved = session, min(step, max(whole, default=0))
 
     def save_when_due(self, step):
         """Write a checkpoint when nearly ``every`` steps have been made since the last; called after a run of steps.
@@ -124,10 +130,10 @@ class Checkpoints:
             OSError: it can't be written; nothing of it is left.
             TimeoutError: a ps did not send its variables in time.
         """
-        if step in self._files().keys() - self._damaged:
-            return
         late = f"no checkpoint of global step {step} within {self._timeout:g} s: a ps does not answer"
         try:
+            if step in self._files().keys() - self._damaged and self._held_step(step) >= step:
+                return
             within(self._timeout, functools.partial(self._write, step), late)
         except _NOT_OURS:
             raise
@@ -144,7 +150,7 @@ class Checkpoints:
         for part in ("data-00000-of-00001", "index"):  # in this order: see _tidy
             os.replace(f"{half}.{part}", f"{self._prefix(step)}.{part}")
         self._damaged.discard(step)
-        whole_last = sorted(self._files(), key=lambda each: (each not in self._damaged, each))
+        whole_last = sorted(self._order(), key=lambda each: each not in self._damaged)
         for old in whole_last[:-KEPT]:
             self._remove(old)
         self._list(whole_last[-KEPT:])
@@ -153,10 +159,12 @@ class Checkpoints:
         """Write TensorFlow's list of checkpoints, with paths that are still right when the folder is moved."""
         path = os.path.join(self.folder, "checkpoint")
         names = [f'"{NAME}-{step}"\n' for step in steps]
-        with open(path + ".tmp", "w", encoding="ascii") as file:
-            file.write(f"model_checkpoint_path: {names[-1]}")
-            file.writelines(f"all_model_checkpoint_paths: {name}" for name in names)
-        os.replace(path + ".tmp", path)
+        with contextlib.suppress(OSError):  # nobody here needs it
+            with open(path + ".tmp", "w", encoding="ascii") as file:
+                file.write(f"model_checkpoint_path: {names[-1]}")
+                file.writelines(f"all_model_checkpoint_paths: {name}" for name in names)
+            os.replace(path + ".tmp", path)
+        self._delete(["checkpoint.tmp"])
 
     def _prefix(self, step):
         return os.path.join(self.folder, f"{NAME}-{step}")
@@ -168,6 +176,19 @@ class Checkpoints:
             if match := _FILE.fullmatch(name):
                 found.setdefault(int(match[1]), []).append(name)
         return found
+
+    def _order(self):
+        """The numbers of the checkpoints, the newest last: by the global step that each holds, whatever its number."""
+        return sorted(self._files(), key=lambda step: (self._held_step(step), step))
+
+    def _held_step(self, step):
+        """The global step in the checkpoint of this number; the number, if there is none in it or it is damaged."""
+        with _without_wildcards(self.folder) as folder:
+            try:
+                reader = tf.train.NewCheckpointReader(os.fsencode(os.path.join(folder, f"{NAME}-{step}")))
+                return int(reader.get_tensor(tf.GraphKeys.GLOBAL_STEP))
+            except _UNREADABLE:
+                return step
 
     def _remove(self, step):
         self._delete([*self._files().get(step, ()), f"{NAME}-{step}.meta"])  # which a Saver of the reader's may write
@@ -209,7 +230,7 @@ def _read(prefix):
         part = "its data"
         for name in shapes:
             reader.get_tensor(name)  # the only way to have its checksum compared
-    except (tf.errors.OpError, LookupError, ValueError, RuntimeError) as error:
+    except _UNREADABLE as error:
         why = gist(error) if isinstance(error, tf.errors.OpError) else str(error)
         return None, f"{part} can't be read ({why})"
     return {name: (shape, types[name]) for name, shape in shapes.items()}, None

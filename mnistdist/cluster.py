@@ -50,12 +50,12 @@ class Task:
 
 
 class Cluster:
-    """One ipyparallel engine a task, each pinned to its GPU or cores, each with a TensorFlow server.
+    """One ipyparallel engine for each task, each pinned to its GPU or cores, each with a TensorFlow server.
 
     Args:
         ps: number of parameter servers, 1 or more.
         workers: number of workers, 1 or more.
-        devices: ``"auto"`` (a GPU a worker where there are any, else distinct cores), ``"cpu"``, or GPU ids.
+        devices: ``"auto"`` (one GPU for each worker if there are any, else distinct cores), ``"cpu"``, or GPU ids.
         num_gpus: how many of the GPUs to use; fewer than workers is the ``ValueError`` of the classic listing.
         network: ``"private"``: a network namespace of the cluster's own, with the listing's addresses;
             ``"host"``: 127.0.0.1 and free ports, open to whoever reaches this machine; ``"auto"``: private where the
@@ -374,7 +374,7 @@ class Cluster:
     def kill(self, task, signal=signals.SIGKILL):
         """Send ``signal`` to a task (``"worker:1"``, ``("worker", 1)`` or a :class:`Task`); SIGKILL is waited for.
 
-        Raises ``KeyError`` for a task that the cluster has not, ``ValueError`` for one that has ended already.
+        Raises ``KeyError`` for a task that the cluster doesn't have, ``ValueError`` for one that has ended already.
         """
         self._require_started()
         name = self._find(task)

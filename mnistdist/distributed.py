@@ -1,6 +1,6 @@
 """The program of the text: one task of a cluster that trains on MNIST.
 
-Start one process a task, with the same addresses, and each with its own --job_name and --task_index:
+Start one process for each task, with the same addresses, and each with its own --job_name and --task_index:
 
     python -m mnistdist.distributed --job_name=ps --task_index=0
     python -m mnistdist.distributed --job_name=worker --task_index=0
@@ -224,13 +224,7 @@ def _pin(flags, spec):
     own = spec[flags.job_name][flags.task_index]
     here = {job: [i for i, each in enumerate(spec[job]) if host(each) == host(own)] for job in spec}
     try:
-        pins = devices.assign(
-            ps=len(here["ps"]),
-            workers=max(len(here["worker"]), 1),
-            num_gpus=flags.num_gpus,
-            gpus=devices.find_gpus(),
-            cores=devices.available_cores(),
-        )
+        pins = devices.assign(len(here["ps"]), max(len(here["worker"]), 1), num_gpus=flags.num_gpus)
     except ValueError as error:
         raise UsageError(f"--num_gpus: {error}") from None
     return pins[flags.job_name, here[flags.job_name].index(flags.task_index)]

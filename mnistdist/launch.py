@@ -50,8 +50,8 @@ def _main(argv, inside):
     run = commands.add_parser(
         "run",
         help="start ps and workers on this machine and train",
-        description="Start one process a task, and end when training ends. Further flags, --train_steps=2000 say, go "
-        "to every task: python -m mnistdist.distributed --help lists them.",
+        description="Start one process for each task, and end when training ends. Further flags, --train_steps=2000 "
+        "say, go to every task: python -m mnistdist.distributed --help lists them.",
         allow_abbrev=False,
     )
     run.add_argument("--ps", type=_count, default=1, help="number of ps tasks (default 1)")
@@ -105,13 +105,7 @@ def _run(options, flags, argv, inside):
     if given.logdir is not None:
         prepare(given.logdir, "--logdir")
     try:
-        pins = devices.assign(
-            options.ps,
-            options.workers,
-            num_gpus=given.num_gpus,
-            gpus=devices.find_gpus(),
-            cores=devices.available_cores(),
-        )
+        pins = devices.assign(options.ps, options.workers, num_gpus=given.num_gpus)
     except ValueError as error:
         raise UsageError(f"--num_gpus: {error}") from None
     # A task finds the GPU that its environment shows it and no other, so it is not told how many there are.

@@ -31,7 +31,8 @@ def prepare(folder, name="logdir"):
     except InUse:
         raise
     except OSError as error:
-        raise OSError(f"{name}: no checkpoints can be kept in {folder}: {error.strerror}") from None
+        why = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror
+        raise OSError(f"{name}: no checkpoints can be kept in {folder}: {why}") from None
 
 
 @contextlib.contextmanager
@@ -52,9 +53,11 @@ def held(folder):
         descriptor = os.open(path, os.O_RDONLY)
     try:
         _lock(descriptor, folder)
-        _note(descriptor, f"process {os.getpid()} on {socket.gethostname()}")
-        yield
-        _note(descriptor, "")
+        try:
+            _note(descriptor, f"process {os.getpid()} on {socket.gethostname()}")
+            yield
+        finally:  # of a training that has failed too
+            _note(descriptor, "")
     finally:
         os.close(descriptor)
 

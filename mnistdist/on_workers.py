@@ -184,11 +184,16 @@ class _Calls:
         except TaskFailed as failure:
             return failure
         except RemoteError as error:
-            log = self._cluster.logs(("worker", index), 5).splitlines()
+            log, hint = self._cluster.logs(("worker", index), 5).splitlines(), _RESTARTED
+            if error.ename in (
+                "OSError",
+                "InUse",
+            ):  # of a checkpoint, say: it is in the message what to do, and not in the log
+                log, hint = [], "the cluster has been restarted with fresh tasks; mend this before you train again"
             stopped = " and ".join(task.name for task in self._cluster.tasks if is_stopped(task.pid))
             stopped = f" ({stopped} is stopped, as SIGSTOP does it)" if stopped else ""
             reason = f"{error.ename}: {error.evalue}{stopped}"
-            return TaskFailed(f"worker:{index}", reason, log=log, hint=_RESTARTED)
+            return TaskFailed(f"worker:{index}", reason, log=log, hint=hint)
 
 
 def _failed_call(failure):

@@ -20,9 +20,7 @@ from pathlib import Path
 import psutil
 
 from mnistdist.errors import PLAIN, TaskFailed
-
-# A proxy that is set for the web would catch the tasks' gRPC connections too, and hang them.
-_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
+from mnistdist.network import without_proxies
 
 
 class Processes:
@@ -74,7 +72,7 @@ class Processes:
             ],
         }
         # Nor is what the environment says to ipyparallel (a key, a profile) meant for this cluster: see engines.py.
-        environment = {k: v for k, v in os.environ.items() if k.lower() not in _PROXIES and not k.startswith("IPP_")}
+        environment = {k: v for k, v in without_proxies(os.environ).items() if not k.startswith("IPP_")}
         environment |= PLAIN | {"IPYTHONDIR": str(self.folder / "ipython")}  # messages quote logs
         with open(self.folder / "keeper.log", "wb") as log, theirs:
             self._keeper = subprocess.Popen(

@@ -45,14 +45,14 @@ def train(
     save_steps=1000,
     restarts=0,
 ):
-    """Train a model on a cluster, one client a worker (between-graph replication), and evaluate what it has learned.
+    """Train a model on a cluster with one client for each worker (between-graph replication), and evaluate it.
 
     Args:
         cluster: A running :class:`~mnistdist.Cluster`.
-        steps: Global step to end at: updates of all workers together, or rounds where ``sync``.
+        steps: Global step to end at, counted from the very beginning: updates of all workers together, or rounds.
         sync: Average gradients of several workers for each update of the variables.
         replicas_to_aggregate: How many gradients a round averages; None for as many as there are workers.
-        batch_size: Examples that a worker uses a step.
+        batch_size: Examples that a worker uses in each step.
         learning_rate: What the optimizer gets.
         optimizer: Makes a ``tf.train.Optimizer`` of the learning rate; None for Adam, as in the text.
         build_graph: Makes the model in the default graph and returns a :class:`~mnistdist.Graph`; None for the
@@ -62,24 +62,24 @@ def train(
         seed: Makes initial weights and every worker's batches repeatable. How the updates of several workers
             interleave is not.
         on_step: Called in the worker with each :class:`~mnistdist.StepRecord`, between steps.
-        step_timeout: Seconds that one step may take before the training fails; None for any. In a run of several steps,
-            one of them may take so long, and the others what runs have taken until then. A task that somebody has
-            stopped (SIGSTOP) counts as ended after twice as long.
+        step_timeout: Seconds that one step may take before the training fails; None for any. A run of several
+            steps may take this long for one step, plus the slowest step time seen so far for each of the others. A task
+            that somebody has stopped (SIGSTOP) counts as ended after twice as long.
         design: ``"fast"``: the listing's graph, cut into a part for the worker and one for the ps, with batches made on
             the worker, and several steps in one run of the session (the chapter "Where a step goes"); ``"listing"``:
-            the graph as it is, a fed batch and a run a step. What is computed is the same: every batch is one update.
-            What can't be cut is trained in the listing's design, and a line on stderr says why.
-        local_steps: Fast design, asynchronous: so many steps on a worker's own parameters before it pushes the change
-            that they made, divided by the number of workers. More than 1 changes what is computed: far fewer messages
+            the graph as it is, a fed batch and a run a step. Both compute the same: each batch is one update.
+            A model that can't be cut is trained in the listing's design, and a line on stderr says why.
+        local_steps: Fast design, asynchronous: how many steps a worker makes on its own parameters before it pushes the
+            resulting change, divided by the number of workers. More than 1 changes what is computed: far fewer messages
             for more staleness. A record is then one push; the global step still counts batches.
         steps_per_run: Fast design: how many steps, each with its own pull and push, one run of the session makes.
-            None for 16, or 1 if there is an ``on_step``, which is called between runs. With local steps, a run makes as
-            many pushes as come to so many steps; None for 40.
+            None for 16, or 1 if there is an ``on_step``, which is called between runs. With local steps, a run makes
+            enough pushes for this many steps; None for 40.
         logdir: Folder in which worker 0 keeps checkpoints, and from the last whole one of which training goes on; None
             for none. The appendix "Checkpoints" says what may be done with such a folder, and what is refused.
         save_steps: About how many global steps there are from one checkpoint to the next. What is lost with a ps is
-            what was done after the last complete checkpoint began: as a rule at most so many steps, and more where the
-            others make many while worker 0 is writing one, as on a busy machine.
+            what was done after the last complete checkpoint began: as a rule no more than this, but more on a busy
+            machine, where the others make many steps while worker 0 is writing a checkpoint.
         restarts: How many times, in all, a task that has ended is started again and the training goes on. Steps that a
             worker had recorded end with it. A ps takes the variables with it: that needs a ``logdir``.
 

@@ -289,8 +289,7 @@ def look():
 with Cluster(ps=1, workers=4, network="private") as cluster:
     seen = dict(zip(["worker:0", "worker:1", "worker:2", "worker:3", "ps:0"], cluster.all.apply_sync(look)))
     run = train(cluster, steps=40)
-    steps = run.steps.worker.nunique()
-    print(json.dumps([seen, [task.device for task in cluster.tasks if task.job == "worker"], steps]))
+    print(json.dumps([seen, [task.device for task in cluster.tasks if task.job == "worker"], run.global_step]))
 """
 
 
@@ -315,8 +314,8 @@ def test_two_gpus_and_four_workers_from_end_to_end(two_gpus, run_python):
     client = run_python(ENGINES, env=two_gpus)
     out, err = client.communicate(timeout=300)
     assert client.returncode == 0, err
-    seen, named, workers = json.loads(out)
+    seen, named, steps = json.loads(out)
     assert named == ["GPU 0", "GPU 1", "GPU 0", "GPU 1"]
     assert seen.pop("ps:0") == [NO_GPU, None, []]
     assert seen == {f"worker:{i}": [str(i % 2), "true", [f"/job:worker/task:{i}/device:GPU:0"]] for i in range(4)}
-    assert workers == 4
+    assert steps >= 40

@@ -150,10 +150,39 @@ def test_a_damaged_checkpoint_is_passed_over_and_told(cluster, tmp_path, capfd):
     assert "damaged" not in capfd.readouterr().err
 
 
+def test_the_newest_is_what_holds_the_highest_step_whatever_its_name_says(alone, tmp_path):
+    """A checkpoint that was copied, or was counted by another program, may have any number in its name."""
+    train(alone, steps=60, seed=1, logdir=tmp_path, save_steps=20)
+    for number in (100, 2000, 3000):
+        for part in ("index", "data-00000-of-00001"):
+            shutil.copy(tmp_path / f"model.ckpt-60.{part}", tmp_path / f"model.ckpt-{number}.{part}")
+    assert first_step(train(alone, steps=100, seed=1, logdir=tmp_path, save_steps=20)) == 60
+    assert 100 in steps_in(tmp_path) and 3000 not in steps_in(tmp_path)
+    assert first_step(train(alone, steps=120, seed=1, logdir=tmp_path, save_steps=20)) == 100
+
+
+def test_files_and_folders_of_the_readers_own_are_left_alone(alone, tmp_path):
+    own = ["checkpoint.tmp_notes.txt", "checkpoint.tmpl", "model.ckpt-best.tempstate1", "model.ckpt.tempstate"]
+    for name in own:
+        (tmp_path / name).write_text("mine")
+    (tmp_path / "checkpoint").mkdir()  # by that name, a list is written for other tools, which has to do without
+    assert train(alone, steps=60, logdir=tmp_path, save_steps=20).global_step == 60
+    assert set(own) | {"checkpoint", "model.ckpt-60.index"} <= set(names(tmp_path))
+    assert "checkpoint.tmp" not in names(tmp_path)
+
+
+def test_a_file_in_place_of_the_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert refusal(tmp_path / "file") == f"logdir: no checkpoints can be kept in {tmp_path}/file: it is not a folder"
+
+
 def test_where_no_checkpoint_is_whole_the_training_is_refused(cluster, tmp_path):
     (tmp_path / "model.ckpt-200.index").write_bytes(b"")
-    with pytest.raises(TaskFailed, match=rf"{tmp_path}/model\.ckpt-200 is damaged: its \.index .*there is no whole"):
+    with pytest.raises(
+        TaskFailed, match=rf"{tmp_path}/model\.ckpt-200 is damaged: its \.index .*there is no whole"
+    ) as caught:
         train(cluster, steps=10, logdir=tmp_path)
+    assert caught.value.log == () and "mend this before you train again" in caught.value.hint
     assert names(tmp_path) == ["model.ckpt-200.index", LOCK]
 
 
@@ -434,7 +463,7 @@ HELD_BY = {
     "name it as you like": "test_a_name_that_is_a_pattern_is_a_name",
     "put it into another `logdir`": "test_a_folder_may_be_moved_copied_and_linked",
     "keep files of your own there": "test_files_of_others_count_for_nothing_and_stay",
-    "put a checkpoint of your own `tf.train.Saver` there": (
+    "put a checkpoint of your own `tf.train.Saver` there, named `model.ckpt-` and a number": (
         "test_a_checkpoint_of_the_readers_own_saver_is_restored_and_kept_as_long_as_others"
     ),
     "lose or damage the file `checkpoint`": "test_the_list_of_checkpoints_may_be_lost_cut_or_of_another_folder",

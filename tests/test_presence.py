@@ -4,6 +4,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from helpers import wait_until
 
 from mnistdist import Cluster, presence
 from mnistdist.presence import Presence, Roll
@@ -85,7 +86,7 @@ def test_on_existing_servers_a_worker_waits_until_worker_0_has_replaced_an_earli
         comparing(None, patient=True)
 
 
-def test_a_ps_that_is_down_silences_no_worker_for_the_other():
+def test_a_ps_that_is_down_silences_no_worker_for_the_other(tmp_path):
     """Two ps of short patience; one is killed. The other goes on hearing the worker, and is told that it finished."""
     with Cluster(ps=2, workers=1) as cluster:
 
@@ -97,7 +98,7 @@ def test_a_ps_that_is_down_silences_no_worker_for_the_other():
             here = get_ipython().user_ns
             return attend(here["server"].target, here["cluster_spec"], here["task_index"], linger=4)
 
-        def speak():
+        def speak(connected=str(tmp_path / "connected")):
             import time
 
             from IPython import get_ipython
@@ -105,15 +106,16 @@ def test_a_ps_that_is_down_silences_no_worker_for_the_other():
             from mnistdist.presence import Presence
 
             here = get_ipython().user_ns
-            with Presence(here["server"].target, here["cluster_spec"], 0, timeout=3) as presence:
+            with Presence(here["server"].target, here["cluster_spec"], 0, timeout=10) as presence:
+                open(connected, "w").close()
                 time.sleep(10)
                 presence.finish()
 
         heard = [cluster["ps", index].apply_async(attend) for index in (0, 1)]
         spoken = cluster["worker", 0].apply_async(speak)
-        time.sleep(2)
+        wait_until((tmp_path / "connected").exists, 30, "the sessions")
         cluster.kill("ps:1")
         time.sleep(6)
         assert not heard[0].ready(), heard[0].get()
-        spoken.get(30)
+        spoken.get(60)
         assert heard[0].get(30) == {0}

@@ -470,10 +470,10 @@ def test_a_ps_and_the_chief_are_started_again_when_both_are_lost():
 
     calls = _Calls(Fake(), len, [0, 1], ())
     alive.remove(0)
-    calls.replaced(SimpleNamespace(job="ps", index=0), restores=True)
+    calls.replaced("ps:0", restores=True)
     assert made == [0, 1]
     alive.add(0)
-    calls.replaced(SimpleNamespace(job="worker", index=0), restores=True)
+    calls.replaced("worker:0", restores=True)
     assert made == [0, 1, 0]
 
 

@@ -35,6 +35,13 @@ def cluster():
         yield running
 
 
+@pytest.fixture(scope="module")
+def alone():
+    """A cluster with a single worker, which is the chief."""
+    with Cluster(ps=1, workers=1) as running:
+        yield running
+
+
 @pytest.fixture
 def run_python(tmp_path):
     """Start a Python client in a process of its own: ``run_python(code)`` is a ``Popen`` with pipes."""

@@ -29,13 +29,6 @@ def steps_in(folder):
     return sorted(int(name.split("-")[1].removesuffix(".index")) for name in names(folder) if name.endswith(".index"))
 
 
-@pytest.fixture(scope="module")
-def alone():
-    """A cluster with a single worker, which is the chief."""
-    with Cluster(ps=1, workers=1) as running:
-        yield running
-
-
 def test_a_training_goes_on_from_its_checkpoint(cluster, tmp_path):
     first = train(cluster, steps=60, seed=1, logdir=tmp_path)
     second = train(cluster, steps=100, seed=1, logdir=tmp_path)
@@ -137,16 +130,16 @@ def test_the_same_variables_in_another_order_are_never_mixed_up(cluster, tmp_pat
         assert again.test.accuracy > good.test.accuracy - 0.05
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_told(cluster, tmp_path, capfd):
-    train(cluster, steps=100, seed=1, logdir=tmp_path, save_steps=40)
+def test_a_damaged_checkpoint_is_passed_over_and_told(alone, tmp_path, capfd):
+    train(alone, steps=100, seed=1, logdir=tmp_path, save_steps=40)
     *_, whole, last = steps_in(tmp_path)
     flip(tmp_path / f"model.ckpt-{last}.data-00000-of-00001")
     (tmp_path / "checkpoint").unlink()
     words = f"{tmp_path}/model.ckpt-{last} is damaged: .*; training goes on from {tmp_path}/model.ckpt-{whole}"
-    run = train(cluster, steps=150, seed=1, logdir=tmp_path)
+    run = train(alone, steps=150, seed=1, logdir=tmp_path)
     assert re.search(words, capfd.readouterr().err)
     assert whole <= first_step(run) < last
-    assert first_step(train(cluster, steps=160, seed=1, logdir=tmp_path)) >= 150
+    assert first_step(train(alone, steps=160, seed=1, logdir=tmp_path)) >= 150
     assert "damaged" not in capfd.readouterr().err
 
 

@@ -11,6 +11,7 @@ import tensorflow.compat.v1 as tf
 
 from mnistdist.limits import timed_run, within
 from mnistdist.outages import gist
+from mnistdist.tensorflow_private import whole_of
 
 NAME = "model.ckpt"
 KEPT = 3
@@ -208,8 +209,7 @@ class Checkpoints:
     def _misfit(self, shapes):
         """Which variable of the graph a checkpoint with these shapes and types does not have, in words."""
         for variable in self._variables:
-            part = variable._get_save_slice_info()  # of one that a partitioner has cut
-            name, shape = (part.full_name, part.full_shape) if part else (variable.op.name, variable.shape)
+            name, shape = whole_of(variable)
             if name not in shapes:
                 return f"it has no {name}"
             dtype, (kept_shape, kept_dtype) = variable.dtype.base_dtype, shapes[name]

@@ -31,6 +31,12 @@ def add_functions(functions):
     tf.import_graph_def(graph_pb2.GraphDef(library={"function": functions}))
 
 
+def whole_of(variable):
+    """Name and shape of a variable in a checkpoint: of the whole one, if it is a part that a partitioner has cut."""
+    part = variable._get_save_slice_info()
+    return (part.full_name, part.full_shape) if part else (variable.op.name, variable.shape)
+
+
 def begin_layer_names():
     """Let Keras, if it is there, name layers from the beginning, as in a process that builds its first model."""
     if "keras.src.utils.naming" in sys.modules:

@@ -238,7 +238,7 @@ def run_worker(
         on_step: Called with each :class:`StepRecord`.
         say: Called with the lines that the text's program prints.
         warn: Called with what the user should hear of; None for ``say``.
-        design: ``"fast"``: :mod:`mnistdist.cut_graph`; or ``"listing"``: :func:`build_replica`.
+        design: ``"fast"``: :func:`~mnistdist.cut_graph.build_fast_replica`; or ``"listing"``: :func:`build_replica`.
         **replica_options: Further arguments of the function that builds the replica.
 
     Raises:

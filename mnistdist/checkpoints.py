@@ -41,7 +41,7 @@ class Checkpoints:
     (TensorFlow's own list of them, the file ``checkpoint``, is written for TensorFlow's tools only.)
 
     Args:
-        replica: The :class:`~mnistdist.between_graph.Replica` whose shared variables they hold.
+        replica: The :class:`~mnistdist.replica.Replica` whose shared variables they hold.
         folder: Where they are; made if it is not there.
         every: Global steps from one to the next.
         timeout: Seconds that writing one may take.

@@ -27,13 +27,13 @@ class Replica:
         advance: ``advance(session, dataset, batch_size, left, timeout)`` makes one step, or several of those ``left``
             in a single run, of at most ``timeout`` seconds each (None for any); returns (global step before the
             parameters were read, global step that the update made, start, end, loss) of each.
+        reset_starts: Op for the chief, once the other shared variables have values: no worker has started yet.
+        count_start: Counts a start of this worker, and gives the global step from which the training goes on plus the
+            number of its earlier starts since then.
         merge: In synchronous training the op that merges gradients into updates and puts tokens into a queue, for
             which the workers wait; worker 0 runs it again and again. Else None.
         init_tokens: Op that puts the first tokens of a session into the queue, likewise.
         close_tokens: Op that closes it when the training is over, likewise: who waits for a token is told so.
-        reset_starts: Op for the chief, once the other shared variables have values: no worker has started yet.
-        count_start: Counts a start of this worker, and gives the global step from which the training goes on plus the
-            number of its earlier starts since then.
         drop: Op that frees what this worker keeps; None if that is nothing.
     """
 

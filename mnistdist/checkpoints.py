@@ -87,7 +87,8 @@ class Checkpoints:
                 if damaged:
                     raise OSError(f"{damaged[0]}; there is no whole checkpoint in its folder: take another folder")
                 return None
-            values = _unpacked(readable, self._variables) if "parameters_0" in shapes else None
+            flat = next((name for name in shapes if re.fullmatch(r"parameters_0(_[0-9a-f]{8})?", name)), None)
+            values = _unpacked(readable, self._variables) if flat == "parameters_0" else None
             if values is not None:
                 shapes = {name: (value.shape, tf.as_dtype(value.dtype)) for name, value in values.items()}
             if (problem := self._misfit(shapes)) is None:
@@ -99,11 +100,10 @@ class Checkpoints:
                         session.run(self._ops.restore_op_name, restored)
                 except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
                     problem = gist(error)
+            elif flat and values is None:
+                problem += f"; an earlier version wrote all parameters as one, {flat}, without their names"
         if problem is not None:
-            raise OSError(
-                f"can't restore {path}: it is of another model, optimizer, design or number of ps ({problem}): "
-                "take another folder"
-            )
+            raise OSError(f"can't restore {path}: it is of another model or optimizer ({problem}): take another folder")
         for line in damaged:
             self._warn(f"{line}; training goes on from {path}")
         return path

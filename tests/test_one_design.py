@@ -230,10 +230,29 @@ def test_a_saver_of_the_readers_own_graph_reads_the_checkpoint(two, tmp_path, sy
         assert abs(session.run(tf.global_variables("w/Momentum")[0])).max() > 0
 
 
-def test_another_number_of_ps_reads_the_checkpoint(alone, two, tmp_path):
-    train(two, steps=60, seed=1, logdir=tmp_path)
-    resumed = train(alone, steps=90, seed=1, logdir=tmp_path)
-    assert resumed.steps.global_step_before.min() >= 60
+def held(folder):
+    """All that the last checkpoint in a folder holds, by name."""
+    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(folder))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "momentum"])
+def test_a_training_in_parts_comes_to_what_one_in_a_piece_does(alone, tmp_path, optimizer):
+    """Moving averages and slots go on as well: in the other design, and on other ps."""
+    options = {"build_graph": zoo.batch_normalisation, "data": zoo.data(), "batch_size": zoo.ROWS, "learning_rate": 0.1}
+    options |= {"optimizer": zoo.OPTIMIZERS[optimizer], "seed": 3}
+    train(alone, steps=60, logdir=tmp_path / "whole", **options)
+    options["logdir"] = tmp_path / "parts"
+    train(alone, steps=20, **options)
+    with Cluster(ps=2, workers=1) as other:
+        for steps, cluster, design in (40, alone, "listing"), (60, other, "fast"):
+            made = train(cluster, steps=steps, design=design, **options)
+            assert made.steps.global_step_before.tolist() == list(range(steps - 20, steps))
+    whole, parts = held(tmp_path / "whole"), held(tmp_path / "parts")
+    assert set(whole) == set(parts)
+    assert abs(whole["moving_mean"]).max() > 0.01 and any("/" in name for name in whole)
+    for name, value in whole.items():
+        np.testing.assert_allclose(parts[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
 def large():
@@ -313,6 +332,12 @@ def fails_at_once():
 def test_a_model_that_fails_on_a_batch_fails_before_anything_starts(alone):
     with pytest.raises(ValueError, match=r"build_graph: the model fails on a batch of 8: [^\n]*$"):
         train(alone, build_graph=fails_at_once, steps=20, batch_size=8, data=zoo.data())
+
+
+@pytest.mark.parametrize("options", [{"local_steps": 2}, {"steps_per_run": 4}], ids=str)
+def test_options_of_the_fast_design_are_refused_where_it_falls_back(alone, options):
+    with pytest.raises(ValueError, match="that needs design='listing', without local_steps or steps_per_run"):
+        run(alone, "python_in_the_optimizer", **options)
 
 
 def test_local_steps_follow_a_schedule_and_keep_what_the_model_writes(alone):

@@ -454,11 +454,10 @@ HELD_BY = {
     "lose or damage the file `checkpoint`": "test_the_list_of_checkpoints_may_be_lost_cut_or_of_another_folder",
     "lose or damage the newest checkpoint": "test_a_damaged_checkpoint_is_passed_over_and_told",
     "damage all of them": "test_where_no_checkpoint_is_whole_the_training_is_refused",
-    "other workers, `batch_size`, `seed`, `sync` or `design`": (
-        "test_other_workers_ps_batches_seeds_modes_and_designs_go_on"
-    ),
+    "other workers, `batch_size`, `seed` or `sync`": "test_other_workers_ps_batches_seeds_modes_and_designs_go_on",
     "the same `seed`": "test_each_part_of_a_training_draws_batches_of_its_own_and_the_first_as_ever",
     "another number of ps": "test_other_workers_ps_batches_seeds_modes_and_designs_go_on",
+    "another `design`": "test_other_workers_ps_batches_seeds_modes_and_designs_go_on",
     "another model, or other `hidden_units`": (
         "test_the_program_goes_on_in_a_folder_that_was_renamed_and_refuses_what_is_not_its_own"
     ),

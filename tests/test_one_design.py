@@ -337,7 +337,7 @@ def test_a_model_that_fails_on_a_batch_fails_before_anything_starts(alone):
 @pytest.mark.parametrize("options", [{"local_steps": 2}, {"steps_per_run": 4}], ids=str)
 def test_options_of_the_fast_design_are_refused_where_it_falls_back(alone, options):
     with pytest.raises(ValueError, match="that needs design='listing', without local_steps or steps_per_run"):
-        run(alone, "python_in_the_optimizer", **options)
+        run(alone, "adds_and_assigns", **options)
 
 
 def test_local_steps_follow_a_schedule_and_keep_what_the_model_writes(alone):

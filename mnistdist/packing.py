@@ -75,7 +75,8 @@ class Twins:
         with tf.device(worker):
             for key, variable in self.variables.items():
                 options = {"dtype": variable.dtype.base_dtype, "shape": variable.shape}
-                self.handles[key] = tf.raw_ops.VarHandleOp(shared_name=f"{name}/{variable.op.name}", **options)
+                options["shared_name"] = f"mnistdist/{name}/{variable.op.name}"
+                self.handles[key] = tf.raw_ops.VarHandleOp(**options)
 
     def pull(self):
         """What the ps' variables are, as it travels: a tensor from each ps and of each type."""

@@ -31,6 +31,12 @@ def add_functions(functions):
     tf.import_graph_def(graph_pb2.GraphDef(library={"function": functions}))
 
 
+def accept_resource_variables(opt):
+    """Let an optimizer that was written when there were only reference variables update the others likewise."""
+    if getattr(type(opt), "_resource_apply_dense", None) is tf.train.Optimizer._resource_apply_dense:
+        opt._resource_apply_dense = opt._apply_dense
+
+
 def begin_layer_names():
     """Let Keras, if it is there, name layers from the beginning, as in a process that builds its first model."""
     if "keras.src.utils.naming" in sys.modules:

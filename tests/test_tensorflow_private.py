@@ -44,6 +44,23 @@ def test_functions_come_without_constants_and_can_be_added():
         assert name in private.functions(other)
 
 
+def test_an_optimizer_for_reference_variables_updates_the_others():
+    class Old(tf.train.Optimizer):
+        def __init__(self):
+            super().__init__(False, "Old")
+
+        def _apply_dense(self, gradient, variable):
+            return tf.assign_sub(variable, gradient)
+
+    with tf.Graph().as_default(), tf.Session() as session:
+        v, old = tf.Variable(3.0, use_resource=True), Old()
+        private.accept_resource_variables(old)
+        update = old.apply_gradients([(tf.constant(1.0), v)])
+        session.run(tf.global_variables_initializer())
+        session.run(update)
+        assert session.run(v) == 2, "Optimizer._resource_apply_dense has changed"
+
+
 def test_layers_without_a_name_are_counted_anew():
     keras = pytest.importorskip("keras")
     names = []

@@ -16,6 +16,12 @@ def wait_for(op, earlier):
     op._add_control_input(earlier)
 
 
+def forget_devices(graph):
+    """Let the ops of a graph run where its session is, whatever devices they ask for."""
+    for op in graph.get_operations():
+        op._set_device("")
+
+
 def functions(graph):
     """The functions of a graph, such as those of a ``tf.function``: a dict from the name to the ``FunctionDef``.
 

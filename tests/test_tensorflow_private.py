@@ -27,6 +27,14 @@ def test_an_op_can_be_made_to_wait():
     assert first.op in second.op.control_inputs, "Operation._add_control_input has changed"
 
 
+def test_ops_can_be_made_to_ask_for_no_device():
+    with tf.Graph().as_default() as graph, tf.Session() as session:
+        with tf.device("/job:ps/task:3"):
+            one = tf.constant(1)
+        private.forget_devices(graph)
+        assert session.run(one) == 1, "Operation._set_device has changed"
+
+
 def test_functions_come_without_constants_and_can_be_added():
     with tf.Graph().as_default() as graph:
         tf.constant([1.0] * 1000)

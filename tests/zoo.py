@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from mnistdist import DataSet, Datasets, Graph
+from mnistdist.tensorflow_private import forget_devices
 
 EQUAL, ONE_WORKER, PROPERTY, REFUSED = "equal", "equal for one worker", "property only", "refused"
 ROWS, FEATURES, CLASSES = 8, 6, 3
@@ -78,6 +79,7 @@ def oracle(name, steps=STEPS, seed=3):
             tf.tables_initializer(),
             *iterators,
         ]
+        forget_devices(graph)
         with tf.Session() as session:
             session.run(init[0])
             session.run(init[1:])
@@ -923,6 +925,20 @@ def names_of_the_package():
     for name in ("in_2", "in_3", "out_0", "forward", "forward_1", "call"):
         h = tf.identity(h, name=name)
     return classifier(x, y_, h)
+
+
+@animal()
+def on_a_ps_by_hand():
+    x, y_ = inputs()
+    with tf.device("/job:ps/task:0/cpu:0"):
+        h = tf.tanh(tf.matmul(x, weights("w", FEATURES, 5)))
+    return classifier(x, y_, tf.matmul(h, weights("v", 5, CLASSES)))
+
+
+@animal()
+def on_a_gpu_by_hand():
+    with tf.device("/gpu:0"):
+        return layers()
 
 
 @animal()

@@ -319,8 +319,11 @@ def local_run(step, twins, own, batches, global_step, steps, workers, count):
     """
     run, worker, counter = Run(step.worker, count, count * steps), step.worker, global_step.handle.ref()
     handles = twins.handles | own.handles
-    updated = {variable.handle.ref(): variable.dtype for variable, _ in written_by(step.updated)}
-    written = {k: "share" if d.is_floating else "add" if d.is_integer else "assign" for k, d in updated.items()}
+    written = {}
+    for variable, how in written_by(step.updated):
+        if how != "assign" or variable.trainable:  # of a state, such as the best loss until now, a change is no use
+            how = "share" if variable.dtype.is_floating else "add" if variable.dtype.is_integer else "assign"
+        written[variable.handle.ref()] = how
     written |= {variable.handle.ref(): how for variable, how in step.written}
     written = {key: how for key, how in written.items() if key in twins.variables and key != counter}
 
@@ -408,7 +411,7 @@ def build_fast_replica(
             with tf.device(worker):
                 batches = Batches(train_set, model)
             if local_steps > 1:
-                kept = {variable.handle.ref() for variable in opt.variables()}
+                kept = {variable.handle.ref() for variable in getattr(opt, "variables", tuple)()}
                 used = variables_of({*step.forward.ops, *step.updated})
                 own = Twins("own", [each for each in used if each.handle.ref() in kept], worker)
                 twins = Twins("forward", [each for each in used if each.handle.ref() not in kept], worker)

@@ -419,6 +419,29 @@ def test_a_model_that_fails_on_a_batch_fails_before_anything_starts(alone):
         train(alone, build_graph=fails_at_once, steps=20, batch_size=8, data=zoo.data())
 
 
+class Remembers(tf.train.GradientDescentOptimizer):
+    """Has no step where the loss is above the least until now, which is infinite at first."""
+
+    def __init__(self, rate):
+        super().__init__(rate)
+        self.least = tf.Variable(np.inf, trainable=False, name="least")
+
+    def compute_gradients(self, loss, **options):
+        self.loss = loss
+        return super().compute_gradients(loss, **options)
+
+    def apply_gradients(self, pairs, *args, **options):
+        better = tf.cast(self.loss <= self.least, tf.float32)
+        with tf.control_dependencies([better]), tf.control_dependencies([self.least.assign(self.loss)]):
+            return super().apply_gradients([(better * g, v) for g, v in pairs], *args, **options)
+
+
+def test_local_steps_keep_a_state_of_the_optimizers_that_is_infinite_at_first(alone):
+    made = train(alone, build_graph=zoo.two_scalars, optimizer=Remembers, learning_rate=1.0, steps=24, local_steps=4,
+                 data=zoo.data(), batch_size=8)  # fmt: skip
+    assert made.model.variables["a"] == pytest.approx(-72)
+
+
 def test_local_steps_follow_a_schedule_and_keep_what_the_model_writes(alone):
     options = {"steps": 24, "local_steps": 4, "data": zoo.data(), "batch_size": 8, "seed": 3}
     made = train(alone, build_graph=zoo.two_scalars, optimizer=lambda rate: tf.train.GradientDescentOptimizer(

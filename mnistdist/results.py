@@ -152,7 +152,9 @@ class Run:
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
             with open(partial, "wb") as file:
-                np.savez(file, **self.model.variables)
+                # Strings as bytes: NumPy would pickle objects, which restore() doesn't read.
+                values = {name: np.asarray(value) for name, value in self.model.variables.items()}
+                np.savez(file, **{name: v.astype("S") if v.dtype == object else v for name, v in values.items()})
             os.replace(partial, path)
         except OSError as error:
             raise OSError(error.errno, f"can't save the model: {error.strerror}", str(path)) from None
@@ -198,7 +200,9 @@ def restore(session, path):
         if not needed <= set(saved) <= set(there):
             raise ValueError(f"{path} has variables {sorted(saved)}; the graph has {sorted(needed)}")
         for name, variable in ((name, there[name]) for name in saved):
-            if tuple(variable.shape) != saved[name].shape:
+            if saved[name].dtype.kind == "V":  # of a type that NumPy doesn't know, such as bfloat16
+                saved[name] = saved[name].view(variable.dtype.as_numpy_dtype)
+            if not variable.shape.is_compatible_with(saved[name].shape):
                 raise ValueError(f"{path} has {name} of shape {saved[name].shape}; the graph's is {variable.shape}")
             session.run(variable.initializer, {variable.initializer.inputs[1]: saved[name]})
 

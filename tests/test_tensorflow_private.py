@@ -27,6 +27,14 @@ def test_an_op_can_be_made_to_wait():
     assert first.op in second.op.control_inputs, "Operation._add_control_input has changed"
 
 
+def test_ops_can_be_made_to_ask_for_no_device():
+    with tf.Graph().as_default() as graph, tf.Session() as session:
+        with tf.device("/job:ps/task:3"):
+            one = tf.constant(1)
+        private.forget_devices(graph)
+        assert session.run(one) == 1, "Operation._set_device has changed"
+
+
 def test_functions_come_without_constants_and_can_be_added():
     with tf.Graph().as_default() as graph:
         tf.constant([1.0] * 1000)
@@ -50,6 +58,23 @@ def test_a_part_of_a_variable_tells_of_the_whole():
         whole = tf.get_variable("whole", [6])
     assert private.whole_of(first) == ("cut", [6]), "Variable._get_save_slice_info has changed"
     assert private.whole_of(whole) == ("whole", [6])
+
+
+def test_an_optimizer_for_reference_variables_updates_the_others():
+    class Old(tf.train.Optimizer):
+        def __init__(self):
+            super().__init__(False, "Old")
+
+        def _apply_dense(self, gradient, variable):
+            return tf.assign_sub(variable, gradient)
+
+    with tf.Graph().as_default(), tf.Session() as session:
+        v, old = tf.Variable(3.0, use_resource=True), Old()
+        private.accept_resource_variables(old)
+        update = old.apply_gradients([(tf.constant(1.0), v)])
+        session.run(tf.global_variables_initializer())
+        session.run(update)
+        assert session.run(v) == 2, "Optimizer._resource_apply_dense has changed"
 
 
 def test_layers_without_a_name_are_counted_anew():

@@ -442,9 +442,6 @@ DIRECT = {
     "build_graph: expected x and y_ to be all that is fed, got … besides": refused(
         lambda x, tf: tf.get_variable("w", []) * tf.placeholder(tf.float32, [])
     ),
-    "sync=True: expected an optimizer that needs gradients only, got one that needs … besides": refused(
-        loss_of_rows, "rows", sync=True
-    ),
     "sync=True: the optimizer calls a Python function, which is in the workers only": refused(
         loss_of_rows, "python", sync=True
     ),
@@ -544,6 +541,28 @@ IN_TESTS = {
     "…: that needs design='listing', without local_steps or steps_per_run": (
         "test_one_design",
         "that needs design='listing', without local_steps or steps_per_run",
+    ),
+    "optimizer: expected a tf.train.Optimizer, got …": (
+        "test_one_design",
+        "optimizer: expected a tf.train.Optimizer, got",
+    ),
+    "optimizer: expected one of which compute_gradients() and apply_gradients() are all that is called, got … with a "
+    "minimize() of its own": ("test_one_design", "got ClipsInMinimize with a minimize() of its own"),
+    "optimizer: expected one that leaves the global step alone, got one that changes it": (
+        "test_one_design",
+        "optimizer: expected one that leaves the global step alone, got one that changes it",
+    ),
+    "optimizer: expected one whose rounds need nothing that is fed, got …": (
+        "test_one_design",
+        "optimizer: expected one whose rounds need nothing that is fed, got 'Placeholder'",
+    ),
+    "build_graph: expected a loss that is a scalar, got one of shape …": (
+        "test_one_design",
+        "build_graph: expected a loss that is a scalar, got one of shape (?,)",
+    ),
+    "sync=True: expected an optimizer that needs only gradients, of 16, 32 or 64 bits, got one that needs …, of …": (
+        "test_one_design",
+        "sync=True: expected an optimizer that needs only gradients, of 16, 32 or 64 bits, got one that",
     ),
     "can't save the model: …": ("test_training", "can't save the model"),
     "task cluster failed: its keeper, controller or nursery has ended": (

@@ -139,9 +139,14 @@ def main():
                 _drain(exits)
                 if 0 in ready or (exits in ready and {controller.pid, nursery} & {pid for pid, _ in _reap()}):
                     break
+        failed = False
+    except Exception:
+        failed = True
+        raise
     finally:
         _end_group(group)
-        shutil.rmtree(settings["folder"], ignore_errors=True)
+        if not failed or os.getppid() != client:  # else the client has to read why, and removes the folder itself
+            shutil.rmtree(settings["folder"], ignore_errors=True)
 
 
 def _end_group(group):

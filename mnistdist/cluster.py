@@ -21,7 +21,7 @@ from mnistdist.network import listing_addresses, loopback_addresses, private_net
 from mnistdist.nursery import identity
 from mnistdist.processes import Processes, keeper_lost
 
-DESCRIPTORS = 64  # files that a cluster opens in the client, and each of its own processes at the most
+DESCRIPTORS = 128  # files that a cluster opens in the client, and each of its own processes at the most
 _started = []  # weak references to the clusters that run, the one with the magics last
 
 
@@ -361,7 +361,8 @@ class Cluster:
             reason = f"{job}:{index} ended with {describe_exit(processes.exits[ended[0]])} while starting"
             log = f"{job}-{index}"
         elif not processes.alive:
-            reason, log = "the cluster's keeper ended early", "keeper"
+            reason = "the cluster's keeper ended early"
+            log = next((each for each in ("controller", "nursery") if processes.tail(each, 1)), "keeper")
         elif time.monotonic() > deadline:
             log = f"{late[0][0]}-{late[0][1]}" if late else "nursery" if self.client else "controller"
             hint = f"a slow or busy machine needs more time: Cluster(timeout={2 * self.timeout:g})"

@@ -87,7 +87,7 @@ class Processes:
             )
         self._channel = ours
         # Garbage collection and the interpreter's exit end the tree as close() does, by closing the keeper's stdin.
-        self._hang_up = weakref.finalize(self, _close_all, self._keeper.stdin, ours)
+        self._hang_up = weakref.finalize(self, _hang_up, self._keeper, ours, self.folder)
         threading.Thread(target=_listen, args=(weakref.ref(self), ours), daemon=True).start()
 
     @property
@@ -172,10 +172,12 @@ def keeper_lost():
     return TaskFailed("cluster", "its keeper, controller or nursery has ended", hint=hint)
 
 
-def _close_all(*ends):
-    for end in ends:
+def _hang_up(keeper, channel, folder):
+    for end in (keeper.stdin, channel):
         with contextlib.suppress(OSError):
             end.close()
+    if keeper.poll() is not None:  # it has ended early, and has left the reason in the folder
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _listen(reference, channel):

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mnistdist import _check
+
 
 class Evaluation(NamedTuple):
     """Loss (for the text's model, cross entropy summed over the examples) and accuracy on a whole data set."""
@@ -144,10 +146,8 @@ class Run:
 
         Returns the path. Raises ``OSError`` naming it when it can't be written, ``ValueError`` when it names no file.
         """
-        if not isinstance(path, (str, os.PathLike)):
-            raise TypeError(f"path: expected a file's path, got {path!r}")
-        path = Path(path)
-        if not path.name or "\0" in str(path):
+        path = Path(_check.path("path", path, "file"))
+        if not path.name:
             raise ValueError(f"path: expected the name of a file, got {str(path)!r}")
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
@@ -184,8 +184,7 @@ def restore(session, path):
     """
     if not hasattr(session, "graph"):
         raise TypeError(f"session: expected a tf.Session, got {session!r}")
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"path: expected a file's path, got {path!r}")
+    path = _check.path("path", path, "file")
     with open(path, "rb") as file:
         try:
             with np.load(file) as archive:

@@ -11,7 +11,7 @@ import threading
 
 from mnistdist import __version__, devices, nursery
 from mnistdist._output import OutputLost, complain, guarded, say
-from mnistdist._python import command, environment, fill_first_descriptors
+from mnistdist._python import command, environment
 from mnistdist.errors import describe_exit
 from mnistdist.flags import UsageError, check, parse
 from mnistdist.logdir import prepare
@@ -70,7 +70,6 @@ def _main(argv, inside):
         help="how many times, in all, a task that fails is started again (default 0); a lost ps needs --logdir",
     )
     options, flags = parser.parse_known_args(argv)  # None: the process's own
-    fill_first_descriptors()
     try:
         return _run(options, flags, argv, inside)
     except (UsageError, OSError) as error:

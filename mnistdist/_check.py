@@ -1,4 +1,4 @@
-"""What the numbers of a training may be, whether they come as flags of the program or as arguments of a function.
+"""What the numbers and paths of a training may be, be they flags of the program or arguments of a function.
 
 A value of a wrong type is a ``TypeError``, a wrong value a ``ValueError``, and the message is one line. NumPy's scalars
 are as good as Python's numbers, and so are its arrays without dimensions; what is returned is Python's.
@@ -7,6 +7,8 @@ are as good as Python's numbers, and so are its arrays without dimensions; what 
 import decimal
 import numbers
 import operator
+import os
+import re
 
 # The least and the most that each may be. At the most, the first layer's weights still fit into one message of gRPC
 # (2 GB), a batch into memory, a count into TensorFlow's int64, and a graph with that many steps into minutes.
@@ -27,6 +29,8 @@ COUNTS = {
 _SECONDS = (1e-3, 1e7)  # TensorFlow counts them in thousandths, the system's calls in 32 bits
 NUMBERS = dict.fromkeys(("timeout", "step_timeout", "wait_timeout", "ps_linger"), _SECONDS)
 NUMBERS["learning_rate"] = (1e-30, 1e30)  # a float32
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # pathlib makes one stroke of two
 
 
 def integer(name, value, wanted="an int"):
@@ -75,6 +79,22 @@ def truth(name, value):
     if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
         raise TypeError(f"{name}: expected True or False, got {got(value)}")
     return bool(value)
+
+
+def path(name, value, what="directory"):
+    """The path of a file or directory on this machine, as a str; ``~`` at its beginning is the home."""
+    if not isinstance(value, (str, os.PathLike)) or isinstance(os.fspath(value), bytes):
+        raise TypeError(f"{name}: expected the path of a {what}, a str or pathlib.Path; got {got(value)}")
+    text = os.fspath(value)
+    try:
+        nameable = text and b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        nameable = False
+    if not nameable:
+        raise ValueError(f"{name}: expected the name of a {what}, got {got(text)}")
+    if _ADDRESS.match(text):
+        raise ValueError(f"{name}: expected a {what} on this machine, got the address {got(text)}")
+    return os.path.expanduser(text)
 
 
 def got(value):

@@ -1,5 +1,7 @@
 """A training set that the worker keeps, so that a run takes the numbers of its rows only."""
 
+import functools
+
 import numpy as np
 import tensorflow.compat.v1 as tf
 
@@ -15,10 +17,8 @@ class Batches:
         self._values, self._variables, self._fill = [images, labels], [], []
         for name, value in (("images", images), ("labels", labels)):
             given = tf.placeholder(value.dtype, value.shape)
-            variable = tf.get_variable(
-                f"mnistdist/{name}", value.shape, value.dtype, tf.zeros_initializer(), trainable=False,
-                collections=["data"],
-            )  # fmt: skip
+            zeros = functools.partial(tf.zeros, value.shape, value.dtype)
+            variable = tf.Variable(zeros, name=f"mnistdist/{name}", trainable=False, collections=["data"])
             self._variables.append(variable)
             self._fill.append((variable.assign(given, read_value=False), given))
 

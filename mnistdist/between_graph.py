@@ -22,6 +22,7 @@ from mnistdist.model import Graph, build_model, evaluate
 from mnistdist.outages import OF_THE_MODEL, gist
 from mnistdist.placement import replica_devices, worker_device
 from mnistdist.replica import (
+    Counting,
     Replica,
     adam,
     count_starts,
@@ -32,6 +33,8 @@ from mnistdist.replica import (
     needed_variables,
     refuse_placeholders,
     resource_variables,
+    update_of,
+    usable,
 )
 from mnistdist.results import WorkerResult
 from mnistdist.sessions import variables_live, worker_session
@@ -84,17 +87,18 @@ def build_replica(
         parameters = needed_variables(model)
         before = read_before_pull(global_step, model.loss)
         local_init = local_initializer()
-        opt, merge, tokens, close_tokens = optimizer(learning_rate), None, None, None
+        opt, merge, tokens, close_tokens = usable(optimizer(learning_rate)), None, None, None
         if sync:
             workers = len(cluster_spec["worker"])
-            opt = tf.train.SyncReplicasOptimizer(opt, replicas_to_aggregate or workers, total_num_replicas=workers)
+            options = {"replicas_to_aggregate": replicas_to_aggregate or workers, "total_num_replicas": workers}
+            opt = tf.train.SyncReplicasOptimizer(Counting(opt), **options)
             # Running this hands the gradients in and waits for a token, on which the number of rounds is written.
             after = tf.identity(
                 opt.apply_gradients(gradients_of(opt, model.loss), global_step), name="global_step_after"
             )
         else:
-            after = count_update(global_step, opt.apply_gradients(gradients_of(opt, model.loss)))
-        needed = behind([model.loss.op, after.op])
+            after = count_update(global_step, update_of(opt, gradients_of(opt, model.loss)))
+        needed = behind([model.loss.op, after.op], {model.x.op, model.y_.op})
         refuse_placeholders(model, needed)
         refuse_functions(needed)
         starts, count_start = count_starts(global_step, task_index, len(cluster_spec["worker"]))
@@ -104,6 +108,8 @@ def build_replica(
             merge, tokens, close_tokens = chief_ops(opt)
             if any(op.type in PYTHON and "/job:ps" in op.device for op in behind([merge])):
                 raise ValueError("sync=True: the optimizer calls a Python function, which is in the workers only")
+            if fed := [op.name for op in behind([merge]) if op.type == "Placeholder"]:
+                raise ValueError(f"optimizer: expected one whose rounds need nothing that is fed, got {fed[0]!r}")
         # Evaluating is not to change what the model itself writes.
         writes = written_by(behind([tensor.op for tensor in (model.y, model.loss, model.accuracy)]))
         return Replica(
@@ -238,7 +244,7 @@ def run_worker(
         on_step: Called with each :class:`StepRecord`.
         say: Called with the lines that the text's program prints.
         warn: Called with what the user should hear of; None for ``say``.
-        design: ``"fast"``: :mod:`mnistdist.cut_graph`; or ``"listing"``: :func:`build_replica`.
+        design: ``"fast"``: :func:`~mnistdist.cut_graph.build_fast_replica`; or ``"listing"``: :func:`build_replica`.
         **replica_options: Further arguments of the function that builds the replica.
 
     Raises:

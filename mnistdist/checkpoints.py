@@ -11,6 +11,7 @@ import tensorflow.compat.v1 as tf
 
 from mnistdist.limits import timed_run, within
 from mnistdist.outages import gist
+from mnistdist.tensorflow_private import whole_of
 
 NAME = "model.ckpt"
 KEPT = 3
@@ -40,7 +41,7 @@ class Checkpoints:
     (TensorFlow's own list of them, the file ``checkpoint``, is written for TensorFlow's tools only.)
 
     Args:
-        replica: The :class:`~mnistdist.between_graph.Replica` whose shared variables they hold.
+        replica: The :class:`~mnistdist.replica.Replica` whose shared variables they hold.
         folder: Where they are; made if it is not there.
         every: Global steps from one to the next.
         timeout: Seconds that writing one may take.
@@ -86,7 +87,8 @@ class Checkpoints:
                 if damaged:
                     raise OSError(f"{damaged[0]}; there is no whole checkpoint in its folder: take another folder")
                 return None
-            values = _unpacked(readable, self._variables) if "parameters_0" in shapes else None
+            flat = next((name for name in shapes if re.fullmatch(r"parameters_0(_[0-9a-f]{8})?", name)), None)
+            values = _unpacked(readable, self._variables) if flat == "parameters_0" else None
             if values is not None:
                 shapes = {name: (value.shape, tf.as_dtype(value.dtype)) for name, value in values.items()}
             if (problem := self._misfit(shapes)) is None:
@@ -98,11 +100,10 @@ class Checkpoints:
                         session.run(self._ops.restore_op_name, restored)
                 except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
                     problem = gist(error)
+            elif flat and values is None:
+                problem += f"; an earlier version wrote all parameters as one, {flat}, without their names"
         if problem is not None:
-            raise OSError(
-                f"can't restore {path}: it is of another model, optimizer, design or number of ps ({problem}): "
-                "take another folder"
-            )
+            raise OSError(f"can't restore {path}: it is of another model or optimizer ({problem}): take another folder")
         for line in damaged:
             self._warn(f"{line}; training goes on from {path}")
         return path
@@ -208,8 +209,7 @@ class Checkpoints:
     def _misfit(self, shapes):
         """Which variable of the graph a checkpoint with these shapes and types does not have, in words."""
         for variable in self._variables:
-            part = variable._get_save_slice_info()  # of one that a partitioner has cut
-            name, shape = (part.full_name, part.full_shape) if part else (variable.op.name, variable.shape)
+            name, shape = whole_of(variable)
             if name not in shapes:
                 return f"it has no {name}"
             dtype, (kept_shape, kept_dtype) = variable.dtype.base_dtype, shapes[name]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from mnistdist import _check
 from mnistdist import devices as device_rules
+from mnistdist._python import spare_descriptors
 from mnistdist.engines import activate_magics, connect, forget_engines, unregister
 from mnistdist.errors import ClusterStartError, TaskFailed, describe_exit
 from mnistdist.interrupts import HeldInterrupts
@@ -20,6 +21,7 @@ from mnistdist.network import listing_addresses, loopback_addresses, private_net
 from mnistdist.nursery import identity
 from mnistdist.processes import Processes, keeper_lost
 
+DESCRIPTORS = 128  # files that a cluster opens in the client, and each of its own processes at the most
 _started = []  # weak references to the clusters that run, the one with the magics last
 
 
@@ -234,6 +236,14 @@ class Cluster:
             notice = device_rules.sharing_notice(self._pins)
             if notice and "GPU" in notice:
                 _say_once(notice)
+            if (spare := spare_descriptors(DESCRIPTORS)) < DESCRIPTORS:
+                raise ClusterStartError(
+                    f"this process may open {spare} more files, and a cluster needs {DESCRIPTORS}",
+                    ready=0,
+                    expected=len(self._engines),
+                    timeout=self.timeout,
+                    hint="close some, or raise the limit (ulimit -n)",
+                )
             private = self._choose_network()
             addresses = listing_addresses if private else loopback_addresses
             self.spec = addresses(self._counts["ps"], self._counts["worker"])
@@ -341,14 +351,18 @@ class Cluster:
         ended = [name for name in names if name in processes.exits]
         late = [name for name in names if name in processes.pids and name not in ready]
         hint = "the log lines say why"
-        if processes.failure:
+        if not processes.folder.is_dir() and processes.alive:
+            reason, log = f"its folder {processes.folder} has been removed", "keeper"
+            hint = "stop() the cluster and start() it again"
+        elif processes.failure:
             reason, log = processes.failure, "nursery"
         elif ended:
             job, index = ended[0]
             reason = f"{job}:{index} ended with {describe_exit(processes.exits[ended[0]])} while starting"
             log = f"{job}-{index}"
         elif not processes.alive:
-            reason, log = "the cluster's keeper ended early", "keeper"
+            reason = "the cluster's keeper ended early"
+            log = next((each for each in ("controller", "nursery") if processes.tail(each, 1)), "keeper")
         elif time.monotonic() > deadline:
             log = f"{late[0][0]}-{late[0][1]}" if late else "nursery" if self.client else "controller"
             hint = f"a slow or busy machine needs more time: Cluster(timeout={2 * self.timeout:g})"

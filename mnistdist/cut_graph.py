@@ -30,10 +30,13 @@ from mnistdist.replica import (
     needed_variables,
     refuse_placeholders,
     resource_variables,
+    update_of,
+    usable,
 )
 from mnistdist.steps import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN
 from mnistdist.tensorflow_private import control_flow
 
+ACCUMULATED = (tf.float16, tf.float32, tf.float64)
 ROUNDS_PER_RUN = 8  # of the chief's op that merges gradients; like a worker's steps, each is of its own
 
 
@@ -68,8 +71,10 @@ class Step:
     def __init__(self, model, pairs, update, worker, local):
         self._loss, self.worker = model.loss, worker
         flat = [(g, v, tf.nest.flatten(g, expand_composites=True)) for g, v in pairs if g is not None]
-        needed = behind([model.loss.op, update])
-        stops = {model.x.op, model.y_.op} | large_constants(needed)
+        stops = {model.x.op, model.y_.op}
+        needed = behind([model.loss.op, update], stops)
+        refuse_placeholders(model, needed)
+        stops |= large_constants(needed)
         wanted = set(needed) - stops
         ends = [model.loss.op, *(tensor.op for _, _, parts in flat for tensor in parts)]
         forward = [op for op in behind(ends, stops) if op in wanted]
@@ -129,6 +134,8 @@ def _by_device(ops, local):
     for op in ops:
         handles = [tensor.op.device for tensor in op.inputs if is_handle(tensor.op)]
         homes[op] = home = [*handles, op.device or ps_device(0)][0] or ps_device(0)
+        if len(set(handles)) > 1:
+            raise CannotCut(f"{op.name!r} of the optimizer takes variables on several ps")
         if "/job:ps" not in home:
             raise CannotCut(f"{op.name!r} of the optimizer is not on a ps, but on {home}")
         before = [each for each in (*(tensor.op for tensor in op.inputs), *op.control_inputs) if each in stages]
@@ -170,13 +177,13 @@ class Rounds:
                 if first in step.sparse:
                     shape = step.sparse[first][1].shape
                     accumulator = tf.SparseConditionalAccumulator(dtype, shape, shared_name=name, name=name)
-                elif dtype.is_floating:
+                elif dtype in ACCUMULATED:
                     shape = step.pushes.joined_shape(members)
                     accumulator = tf.ConditionalAccumulator(dtype, shape, shared_name=name, name=name)
                 elif first not in beside:
                     raise ValueError(
-                        "sync=True: expected an optimizer that needs gradients only, got one that needs "
-                        f"{step.crossing[members[0]].op.name!r} besides"
+                        "sync=True: expected an optimizer that needs only gradients, of 16, 32 or 64 bits, got one "
+                        f"that needs {step.crossing[members[0]].op.name!r}, of {dtype.name}"
                     )
                 self._accumulators.append(accumulator)
         with tf.device(ps_device(0)):
@@ -312,8 +319,11 @@ def local_run(step, twins, own, batches, global_step, steps, workers, count):
     """
     run, worker, counter = Run(step.worker, count, count * steps), step.worker, global_step.handle.ref()
     handles = twins.handles | own.handles
-    updated = {variable.handle.ref(): variable.dtype for variable, _ in written_by(step.updated)}
-    written = {k: "share" if d.is_floating else "add" if d.is_integer else "assign" for k, d in updated.items()}
+    written = {}
+    for variable, how in written_by(step.updated):
+        if how != "assign" or variable.trainable:  # of a state, such as the best loss until now, a change is no use
+            how = "share" if variable.dtype.is_floating else "add" if variable.dtype.is_integer else "assign"
+        written[variable.handle.ref()] = how
     written |= {variable.handle.ref(): how for variable, how in step.written}
     written = {key: how for key, how in written.items() if key in twins.variables and key != counter}
 
@@ -385,23 +395,23 @@ def build_fast_replica(
             global_step = tf.train.get_or_create_global_step()
             model = build_graph()
             with tf.device(ps_device(0)):
-                opt = optimizer(learning_rate)
+                opt = usable(optimizer(learning_rate))
             # Gated, a gradient waits for its siblings: that of the images would be computed, which nobody needs.
             names = inspect.signature(opt.compute_gradients).parameters
             gate = {"gate_gradients": tf.train.Optimizer.GATE_NONE} if "gate_gradients" in names else {}
             pairs = gradients_of(opt, model.loss, **gate)
             with tf.device(ps_device(0)):
-                update = opt.apply_gradients(pairs)
+                update = update_of(opt, pairs)
         advance = rounds = None
         starts, count_start = count_starts(global_step, task_index, workers)
         uninitialized = tf.report_uninitialized_variables([*tf.global_variables(), starts])
         local_init = [local_initializer()]
-        step = Step(model, pairs, getattr(update, "op", update), worker, local_steps > 1)
+        step = Step(model, pairs, update, worker, local_steps > 1)
         if train_set is not None:
             with tf.device(worker):
                 batches = Batches(train_set, model)
             if local_steps > 1:
-                kept = {variable.handle.ref() for variable in opt.variables()}
+                kept = {variable.handle.ref() for variable in getattr(opt, "variables", tuple)()}
                 used = variables_of({*step.forward.ops, *step.updated})
                 own = Twins("own", [each for each in used if each.handle.ref() in kept], worker)
                 twins = Twins("forward", [each for each in used if each.handle.ref() not in kept], worker)

@@ -143,11 +143,11 @@ class Function:
 
     def _define(self, salt):
         function, names, inside = function_pb2.FunctionDef(), {}, {op.name for op in self.ops}
-        function.signature.name = f"{self._name}_{salt}"
+        function.signature.name = f"mnistdist_{self._name}_{salt}"
         function.signature.is_stateful = function.attr["_noinline"].b = True
         for index, tensor in enumerate(self.inputs):
-            names[tensor.name] = f"in_{index}"
-            function.signature.input_arg.add(name=f"in_{index}", type=tensor.dtype.as_datatype_enum)
+            names[tensor.name] = f"mnistdist_{index}"  # no op of the reader's has this name
+            function.signature.input_arg.add(name=names[tensor.name], type=tensor.dtype.as_datatype_enum)
         for op in self.ops:
             names |= _outputs_in_function(op)
         library = _Freed(function.signature.name, salt)
@@ -192,7 +192,7 @@ class _Freed:
         """Ask for no device and no neighbour."""
         node.device, node.op = "", self._copy(node.op)
         node.attr.pop("_class", None)
-        if "seed2" in node.attr:
+        if "seed2" in node.attr and (node.attr["seed"].i or node.attr["seed2"].i):  # without one, each draws its own
             node.attr["seed2"].i += self._salt
             self.random = True
         for attr in node.attr.values():

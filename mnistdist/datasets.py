@@ -18,6 +18,7 @@ from mnistdist.idx import MOST_EXAMPLES, DataError, embedded_files, files_in, re
 __all__ = ["DataError", "DataSet", "Datasets", "read_data_sets"]
 
 _CLASSES = 10
+VALIDATION_SIZE = 5000
 
 
 class DataSet:
@@ -176,7 +177,7 @@ class Datasets(NamedTuple):
     test: DataSet
 
 
-def read_data_sets(data_dir=None, one_hot=False, validation_size=5000, seed=None):
+def read_data_sets(data_dir=None, one_hot=False, validation_size=VALIDATION_SIZE, seed=None):
     """Read the training, validation and test sets.
 
     The four files are ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-images-idx3-ubyte``
@@ -211,12 +212,26 @@ def read_data_sets(data_dir=None, one_hot=False, validation_size=5000, seed=None
     files = embedded_files() if data_dir is None else files_in(data_dir)
     images, labels = _read_split(files, "train", one_hot)
     if not 0 <= validation_size <= len(images):
-        raise ValueError(f"validation_size: expected 0 to {len(images)}, got {validation_size}: there are no more")
+        have = f"{data_dir or 'MNIST'} has {len(images)} training examples"
+        raise ValueError(f"validation_size: expected 0 to {len(images)}, got {validation_size}: {have}")
     return Datasets(
         train=DataSet(images[validation_size:], labels[validation_size:], seed),
         validation=DataSet(images[:validation_size], labels[:validation_size], seed),
         test=DataSet(*_read_split(files, "t10k", one_hot), seed),
     )
+
+
+def read_for_training(data_dir, seed=None):
+    """What :func:`read_data_sets` reads by default, with one-hot labels.
+
+    Raises:
+        ValueError: as there, and also if the validation set leaves no example to train on.
+    """
+    data = read_data_sets(data_dir, one_hot=True, seed=seed)
+    if not data.train.num_examples:
+        validation = f"all {data.validation.num_examples} training examples are the validation set"
+        raise ValueError(f"{data_dir}: {validation}, and none is left to train on")
+    return data
 
 
 def _array(name, values):

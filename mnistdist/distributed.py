@@ -22,7 +22,7 @@ from mnistdist import __version__
 from mnistdist._output import complain, guarded, say
 from mnistdist.flags import UsageError, check, describe, difference, parse, shared
 from mnistdist.logdir import prepare
-from mnistdist.network import parse_address, port_in_use, wait_for_address, without_proxies
+from mnistdist.network import BUSY, parse_address, wait_for_address, why_no_port, without_proxies
 
 
 def main(argv=None):
@@ -181,25 +181,20 @@ def _introduce(flags):
 
 
 def _read_data(flags):
-    from mnistdist.datasets import read_data_sets
+    from mnistdist.datasets import read_for_training
 
     seed = None if flags.seed is None else [flags.seed, flags.task_index or 0]
     try:
-        data = read_data_sets(flags.data_dir, one_hot=True, seed=seed)
+        return read_for_training(flags.data_dir, seed)
     except (ValueError, OSError) as error:
         raise UsageError(f"--data_dir: {error}") from None
-    if not data.train.num_examples:
-        validation = f"all {data.validation.num_examples} training examples are the validation set"
-        raise UsageError(f"--data_dir: {flags.data_dir}: {validation}, and none is left to train on")
-    return data
 
 
 def _start_server(flags, spec):
     """Start this task's server on the devices that are its own; returns it and the name of the worker's device."""
     address, flag = spec[flags.job_name][flags.task_index], f"--{flags.job_name}_hosts"
-    busy = UsageError(f"{flag}: port of {address} is in use by another process; end that, or choose another port")
-    if port_in_use(address):
-        raise busy
+    if why := why_no_port(address):
+        raise UsageError(f"{flag}: port of {address} is {why}")
     pin = _pin(flags, spec)
     for name, value in pin.env.items():
         os.environ.setdefault(name, value)
@@ -210,8 +205,8 @@ def _start_server(flags, spec):
     try:
         server = tf.train.Server(tf.train.ClusterSpec(spec), flags.job_name, flags.task_index, config=server_config())
         return server, pin.tf_device
-    except tf.errors.UnknownError:
-        raise busy from None
+    except tf.errors.UnknownError:  # another process has been quicker
+        raise UsageError(f"{flag}: port of {address} is {why_no_port(address) or BUSY}") from None
 
 
 def _pin(flags, spec):

@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import sys
 import time
 
 
@@ -139,11 +140,14 @@ def forget_engines(client):
 
 def activate_magics(views):
     """Define ``%%px`` magics for views, by suffix, where this is IPython: ``{"_ps": view}`` makes ``%%px_ps``."""
-    from ipyparallel.client.magics import ParallelMagics
     from IPython import get_ipython
 
     shell = get_ipython()
-    for suffix, view in views.items() if shell else ():
+    if shell is None or sys.flags.optimize > 1:  # IPython's magics are made of docstrings, which -OO takes away
+        return
+    from ipyparallel.client.magics import ParallelMagics
+
+    for suffix, view in views.items():
         magics = ParallelMagics(shell, view, suffix)
         magics.progress_after_seconds = -1  # no progress bar in a page
         magics.signal_on_interrupt = None  # TensorFlow does not hear SIGINT: Cluster.restart() is the way out

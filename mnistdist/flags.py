@@ -114,8 +114,6 @@ def check(flags):
     Raises:
         UsageError: for the first flag that does not.
     """
-    from mnistdist.idx import can_name_a_file  # not needed for --help
-
     if not flags.job_name:
         raise UsageError("Must specify an explicit `job_name`: --job_name=ps or --job_name=worker")
     if flags.task_index is None:
@@ -142,8 +140,12 @@ def check(flags):
     for name in _PATHS:
         value = flags[name].value
         # After --logdir, with a space and an empty variable, comes the next flag.
-        if value is not None and (not value or value.startswith("-") or not can_name_a_file(value)):
+        if value is not None and value.startswith("-"):
             raise UsageError(f"--{name}: expected the name of a directory, got {value!r}")
+        try:
+            flags[name].value = value if value is None else _check.path(f"--{name}", value)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
     if flags.replicas_to_aggregate is not None and not flags.sync_replicas:
         raise UsageError("--replicas_to_aggregate: asynchronous training aggregates nothing; add --sync_replicas")
     if flags.job_name == "ps" and flags.existing_servers:

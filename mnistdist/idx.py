@@ -21,6 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mnistdist import _check
+
 _NAMES = {  # and how many dimensions each has
     "train-images-idx3-ubyte": 3,
     "train-labels-idx1-ubyte": 1,
@@ -69,14 +71,10 @@ def files_in(data_dir):
         OSError: The directory can't be read, made or written.
         TypeError: ``data_dir`` is no path.
     """
-    name = os.fspath(data_dir) if isinstance(data_dir, os.PathLike) else data_dir
-    if not isinstance(name, str):
-        raise TypeError(f"data_dir: expected the path of a directory, a str or pathlib.Path; got {data_dir!r}")
-    if not name:
-        raise DataError("data_dir: expected the name of a directory, got an empty one")
-    if not can_name_a_file(name):
-        raise DataError(f"data_dir: expected the name of a directory, got {name!r}, which none can have")
-    directory = Path(os.path.expanduser(data_dir))
+    try:
+        directory = Path(_check.path("data_dir", data_dir))
+    except ValueError as error:
+        raise DataError(str(error)) from None
     if os.path.lexists(directory) and not directory.is_dir():
         what = "a file" if directory.exists() else f"a link to {os.readlink(directory)}, which is not there"
         raise DataError(f"{directory}: expected a directory, found {what}; {_INSTEAD}")
@@ -95,14 +93,6 @@ def files_in(data_dir):
         found[name] = directory / f"{name}.gz"
         _copy(embedded_files()[name], found[name])
     return found
-
-
-def can_name_a_file(text):
-    """Whether the system's file names can have these characters."""
-    try:
-        return b"\0" not in os.fsencode(text)
-    except UnicodeEncodeError:
-        return False
 
 
 def read_idx(path, ndim):

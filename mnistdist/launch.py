@@ -11,6 +11,7 @@ import threading
 
 from mnistdist import __version__, devices, nursery
 from mnistdist._output import OutputLost, complain, guarded, say
+from mnistdist._python import command, environment, fill_first_descriptors
 from mnistdist.errors import describe_exit
 from mnistdist.flags import UsageError, check, parse
 from mnistdist.logdir import prepare
@@ -69,6 +70,7 @@ def _main(argv, inside):
         help="how many times, in all, a task that fails is started again (default 0); a lost ps needs --logdir",
     )
     options, flags = parser.parse_known_args(argv)  # None: the process's own
+    fill_first_descriptors()
     try:
         return _run(options, flags, argv, inside)
     except (UsageError, OSError) as error:
@@ -99,11 +101,11 @@ def _run(options, flags, argv, inside):
         if given[name].present:
             raise UsageError(f"--{name} is what `mnistdist run` gives each task: use --ps, --workers and --network")
     hosts = [f"--{job}_hosts={','.join(addresses)}" for job, addresses in spec.items()]
-    check(parse([*hosts, *flags, "--job_name=worker", "--task_index=0"]))
+    check(checked := parse([*hosts, *flags, "--job_name=worker", "--task_index=0"]))
     if not private and options.network == "auto":
         complain("No private network on this system: the tasks listen on every interface.")
-    if given.logdir is not None:
-        prepare(given.logdir, "--logdir")
+    if checked.logdir is not None:
+        prepare(checked.logdir, "--logdir")
     try:
         pins = devices.assign(options.ps, options.workers, num_gpus=given.num_gpus)
     except ValueError as error:
@@ -111,24 +113,38 @@ def _run(options, flags, argv, inside):
     # A task finds the GPU that its environment shows it and no other, so it is not told how many there are.
     passed_on = [name for name in given if given[name].present and name != "num_gpus"]
     flags = [*hosts, *(f"--{name}={given[name].value}" for name in passed_on)]
-    return _Tasks(pins, flags, options.restarts, given.wait_timeout, restores=given.logdir is not None).wait()
+    with _heard_exits():
+        return _Tasks(pins, flags, options.restarts, given.wait_timeout, restores=given.logdir is not None).wait()
 
 
 def _go_inside(argv):
     """Run the program anew, with one thread: no other process may enter, and a caller may have imported NumPy."""
-    path = [str(entry) for entry in sys.path]
-    code = f"import sys; sys.path[:] = {path!r}; from mnistdist.launch import main; sys.exit(main(inside=True))"
-    command = [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", code]
+    again = "from mnistdist.launch import main; sys.exit(main(inside=True))"
     if argv is None:
-        os.execv(sys.executable, [*command, *sys.argv[1:]])
+        os.execve(sys.executable, command(again, *sys.argv[1:]), environment(os.environ))
     end_with_caller = functools.partial(nursery._die_with, os.getpid(), signal.SIGTERM)
-    child = subprocess.Popen([*command, *argv], start_new_session=True, preexec_fn=end_with_caller)
-    while True:
-        try:
-            status = child.wait()
-            return status if status >= 0 else 128 - status
-        except KeyboardInterrupt:
-            child.send_signal(signal.SIGINT)
+    options = {"start_new_session": True, "preexec_fn": end_with_caller, "env": environment(os.environ)}
+    with _heard_exits():
+        child = subprocess.Popen(command(again, *argv), **options)
+        while True:
+            try:
+                status = child.wait()
+                return status if status >= 0 else 128 - status
+            except KeyboardInterrupt:
+                child.send_signal(signal.SIGINT)
+
+
+@contextlib.contextmanager
+def _heard_exits():
+    """Where this process ignores SIGCHLD, every status of a child reads 0: not in this ``with`` block."""
+    ignored = signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
+    if ignored:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if ignored:
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 
 
 class _Tasks:
@@ -159,15 +175,15 @@ class _Tasks:
         if self._failure:  # a signal has come: what is not there needs not be ended
             return
         (job, index), pin = task, self._pins[task]
-        command = [sys.executable, "-u", "-m", "mnistdist.distributed"]
+        program = "from mnistdist.distributed import run; run()"
         process = subprocess.Popen(
-            [*command, f"--job_name={job}", f"--task_index={index}", *self._flags],
+            command(program, f"--job_name={job}", f"--task_index={index}", *self._flags),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            env=os.environ | dict(pin.env),
+            env=environment(os.environ) | dict(pin.env) | {"PYTHONUNBUFFERED": "1"},
             start_new_session=True,  # Ctrl-C comes to this process alone, which passes it on
             preexec_fn=functools.partial(nursery._die_with, os.getpid()),
         )

@@ -18,12 +18,15 @@ import subprocess
 import sys
 import time
 
+from mnistdist._python import command, environment
+
 LISTING_HOST = ipaddress.IPv4Address("192.168.233.201")
 LISTING_PORT = 2222
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _SIOCSIFADDR, _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCSIFNETMASK = 0x8916, 0x8913, 0x8914, 0x891C
 _IFF_UP = 1
+BUSY = "in use by another process; end that, or choose another port"
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 
 
@@ -46,7 +49,7 @@ def loopback_addresses(ps, workers):
     ports = set()
     while len(ports) < ps + workers:
         port = random.SystemRandom().randrange(20000, 32000)
-        if not port_in_use(f"127.0.0.1:{port}"):
+        if not why_no_port(f"127.0.0.1:{port}"):
             ports.add(port)
     names = [f"127.0.0.1:{port}" for port in sorted(ports)]
     return {"ps": names[:ps], "worker": names[ps:]}
@@ -77,8 +80,8 @@ def _can_be_a_host(text):
     return True
 
 
-def port_in_use(address):
-    """Whether something on this machine holds the port of ``address``, on any interface."""
+def why_no_port(address):
+    """Why no server can listen on the port of ``address``, on any interface of this machine; None if one can."""
     _, port = parse_address(address)
     for family, wildcard in ((socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")):
         with contextlib.ExitStack() as stack:
@@ -91,9 +94,11 @@ def port_in_use(address):
                 probe.bind((wildcard, port))
                 probe.listen()
             except OSError as error:
-                if error.errno in (98, 48, 13):  # EADDRINUSE on Linux and macOS, EACCES
-                    return True
-    return False
+                if error.errno == errno.EADDRINUSE:
+                    return BUSY
+                if error.errno == errno.EACCES:
+                    return "not permitted to this user; choose another port, above 1023 as a rule"
+    return None
 
 
 def wait_for_address(address, timeout, *, what="the server", on_wait=None, limit=None):
@@ -133,9 +138,10 @@ def private_network_available():
     """Whether this process may make a private network: tried in a throw-away child."""
     if not sys.platform.startswith("linux"):
         return False
-    code = "from mnistdist.network import enter_private_network as enter; enter(['192.168.233.201'])"
-    command = [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}"]
-    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
+    code = "from mnistdist.network import enter_private_network as enter; enter(['192.168.233.201']); print('entered')"
+    options = {"stdin": subprocess.DEVNULL, "capture_output": True, "env": environment(os.environ)}
+    # Where the caller ignores SIGCHLD, every status reads 0.
+    return b"entered" in subprocess.run(command(code), **options).stdout
 
 
 def enter_private_network(hosts=()):

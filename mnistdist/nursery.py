@@ -107,7 +107,7 @@ def main():
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     client, keeper = os.getppid(), os.getpid()
-    group = 0
+    group, wanted = 0, True
 
     def join_group(fatal=signal.SIGKILL):
         os.setpgid(0, group)
@@ -137,11 +137,16 @@ def main():
             while os.getppid() == client:
                 ready = {key.fd for key, _ in selector.select(timeout=1)}
                 _drain(exits)
-                if 0 in ready or (exits in ready and {controller.pid, nursery} & {pid for pid, _ in _reap()}):
+                wanted = 0 not in ready
+                if not wanted or (exits in ready and {controller.pid, nursery} & {pid for pid, _ in _reap()}):
                     break
+    except SystemExit:
+        wanted = False
+        raise
     finally:
         _end_group(group)
-        shutil.rmtree(settings["folder"], ignore_errors=True)
+        if not wanted or os.getppid() != client:  # else the client has to read why, and removes the folder itself
+            shutil.rmtree(settings["folder"], ignore_errors=True)
 
 
 def _end_group(group):

@@ -17,7 +17,7 @@ class Pack:
     """
 
     def __init__(self, tensors, devices, alone=()):
-        self.shapes, groups, lonely = [tensor.shape for tensor in tensors], {}, set(alone)
+        self.shapes, groups, lonely, self._constants = [tensor.shape for tensor in tensors], {}, set(alone), {}
         for index, (tensor, device) in enumerate(zip(tensors, devices, strict=True)):
             alone = tensor.ref() in lonely or not tensor.shape.is_fully_defined()
             groups.setdefault((device, tensor.dtype.base_dtype, index if alone else None), []).append(index)
@@ -41,9 +41,9 @@ class Pack:
                     continue
                 parts = []
                 for each in members:
-                    parts.append(tf.reshape(tensors[each], [-1]))
+                    parts.append(tf.reshape(tensors[each], self._constant(at or device, [-1])))
                     if pad := -self.shapes[each].num_elements() % ROW:
-                        parts.append(tf.zeros([pad], dtype))
+                        parts.append(self._constant(at or device, [0] * pad, dtype))
                 joined.append(tf.reshape(tf.concat(parts, 0), [-1, ROW]))
         return joined
 
@@ -57,9 +57,19 @@ class Pack:
                     continue
                 for each, part in zip(members, tf.split(whole, [self.rows(each) for each in members]), strict=True):
                     size = self.shapes[each].num_elements()
-                    part = tf.reshape(part, [-1])[:size] if size % ROW else part
-                    tensors[each] = tf.reshape(part, self.shapes[each])
+                    if size % ROW:
+                        part = tf.reshape(part, self._constant(at or device, [-1]))
+                        part = tf.slice(part, self._constant(at or device, [0]), self._constant(at or device, [size]))
+                    tensors[each] = tf.reshape(part, self._constant(at or device, self.shapes[each].as_list()))
         return tensors
+
+    def _constant(self, device, value, dtype=tf.int32):
+        """The same op for all steps and runs: each with constants of its own, a graph would have twice as many ops."""
+        key = device, dtype, tuple(value)
+        if key not in self._constants:
+            with tf.control_dependencies(None), tf.device(device):
+                self._constants[key] = tf.zeros([len(value)], dtype) if dtype != tf.int32 else tf.constant(value, dtype)
+        return self._constants[key]
 
 
 class Twins:
@@ -75,7 +85,8 @@ class Twins:
         with tf.device(worker):
             for key, variable in self.variables.items():
                 options = {"dtype": variable.dtype.base_dtype, "shape": variable.shape}
-                self.handles[key] = tf.raw_ops.VarHandleOp(shared_name=f"{name}/{variable.op.name}", **options)
+                options["shared_name"] = f"mnistdist/{name}/{variable.op.name}"
+                self.handles[key] = tf.raw_ops.VarHandleOp(**options)
 
     def pull(self):
         """What the ps' variables are, as it travels: a tensor from each ps and of each type."""

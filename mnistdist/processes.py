@@ -10,7 +10,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import weakref
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from mnistdist._python import command, environment, fill_first_descriptors
 from mnistdist.errors import PLAIN, TaskFailed
 from mnistdist.network import without_proxies
 
@@ -36,7 +36,8 @@ class Processes:
         self.failure = None  # why the nursery could not start
         self._on_exit, self._changed = on_exit, threading.Condition()
         self._kept_logs = None
-        temp = None if len(tempfile.gettempdir()) < 60 else "/tmp"  # a Unix socket's path has a limit of 104
+        short = len(os.fsencode(tempfile.gettempdir())) < 60  # a Unix socket's path may have 104 bytes
+        temp = None if short else "/tmp"
         self.folder = Path(tempfile.mkdtemp(prefix="mnistdist-", dir=temp))
         try:
             self._launch(spec, private, servers)
@@ -49,7 +50,7 @@ class Processes:
         for name in ("security", "log", "pid", "startup"):
             (profile / name).mkdir(parents=True)
         hosts = [address.rpartition(":")[0] for job in spec.values() for address in job]
-        run = f"import sys; sys.path[:] = {[str(entry) for entry in sys.path]!r}; from {{}} import main; main()"
+        fill_first_descriptors()
         ours, theirs = socket.socketpair()
         settings = {
             "folder": str(self.folder),
@@ -58,7 +59,7 @@ class Processes:
             "servers": servers,
             "private_hosts": hosts if private else None,
             "controller": [
-                *(sys.executable, "-c", run.format("mnistdist.engines")),
+                *command("from mnistdist.engines import main; main()"),
                 f"--profile-dir={profile}",
                 *(f"--IPController.{side}_ip=127.0.0.1" for side in ("client", "monitor")),
                 *(f"--IPController.{side}_transport=tcp" for side in ("client", "monitor")),
@@ -72,21 +73,21 @@ class Processes:
             ],
         }
         # Nor is what the environment says to ipyparallel (a key, a profile) meant for this cluster: see engines.py.
-        environment = {k: v for k, v in without_proxies(os.environ).items() if not k.startswith("IPP_")}
-        environment |= PLAIN | {"IPYTHONDIR": str(self.folder / "ipython")}  # messages quote logs
+        given = {k: v for k, v in without_proxies(environment(os.environ)).items() if not k.startswith("IPP_")}
+        given |= PLAIN | {"IPYTHONDIR": str(self.folder / "ipython")}  # messages quote logs
         with open(self.folder / "keeper.log", "wb") as log, theirs:
             self._keeper = subprocess.Popen(
-                [sys.executable, "-c", run.format("mnistdist.nursery"), json.dumps(settings)],
+                command("from mnistdist.nursery import main; main()", json.dumps(settings)),
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                env=environment,
+                env=given,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # a Ctrl-C in the terminal is for the client alone
             )
         self._channel = ours
         # Garbage collection and the interpreter's exit end the tree as close() does, by closing the keeper's stdin.
-        self._hang_up = weakref.finalize(self, _close_all, self._keeper.stdin, ours)
+        self._hang_up = weakref.finalize(self, _hang_up, self._keeper, ours, self.folder)
         threading.Thread(target=_listen, args=(weakref.ref(self), ours), daemon=True).start()
 
     @property
@@ -156,6 +157,7 @@ class Processes:
         if self._kept_logs is None:
             self._kept_logs = {path.stem: self.tail(path.stem, 200) for path in self.folder.glob("*.log")}
         self._hang_up()
+        self._keeper.terminate()  # a process that the client forked may still hold a copy of its stdin
         try:
             self._keeper.wait(timeout=10)
         except subprocess.TimeoutExpired:
@@ -170,10 +172,12 @@ def keeper_lost():
     return TaskFailed("cluster", "its keeper, controller or nursery has ended", hint=hint)
 
 
-def _close_all(*ends):
-    for end in ends:
+def _hang_up(keeper, channel, folder):
+    for end in (keeper.stdin, channel):
         with contextlib.suppress(OSError):
             end.close()
+    if keeper.poll() is not None:  # it has ended early, and has left the reason in the folder
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _listen(reference, channel):

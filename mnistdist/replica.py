@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from mnistdist.cutting import behind, variables_of
+from mnistdist.cutting import behind, variables_of, written_by
 from mnistdist.model import Graph
-from mnistdist.tensorflow_private import begin_layer_names
+from mnistdist.tensorflow_private import accept_resource_variables, begin_layer_names
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Replica:
         advance: ``advance(session, dataset, batch_size, left, timeout)`` makes one step, or several of those ``left``
             in a single run, of at most ``timeout`` seconds each (None for any); returns (global step before the
             parameters were read, global step that the update made, start, end, loss) of each.
+        reset_starts: Op for the chief, once the other shared variables have values: no worker has started yet.
+        count_start: Counts a start of this worker, and gives the global step from which the training goes on plus the
+            number of its earlier starts since then.
         merge: In synchronous training the op that merges gradients into updates and puts tokens into a queue, for
             which the workers wait; worker 0 runs it again and again. Else None.
         init_tokens: Op that puts the first tokens of a session into the queue, likewise.
         close_tokens: Op that closes it when the training is over, likewise: who waits for a token is told so.
-        reset_starts: Op for the chief, once the other shared variables have values: no worker has started yet.
-        count_start: Counts a start of this worker, and gives the global step from which the training goes on plus the
-            number of its earlier starts since then.
         drop: Op that frees what this worker keeps; None if that is nothing.
     """
 
@@ -80,7 +80,8 @@ def count_starts(global_step, task_index, workers):
     room = max(workers, 1000)  # on servers that outlive a training, the next one may have more workers
     with tf.device(global_step.device):
         none_yet = tf.fill([room], global_step.read_value())
-        starts = tf.get_variable("mnistdist_starts", initializer=none_yet, trainable=False, collections=[])
+        # By tf.get_variable(), it would follow what build_graph() has set for the outermost variable_scope.
+        starts = tf.Variable(none_yet, name="mnistdist_starts", trainable=False, collections=[])
         before = tf.identity(starts.read_value()[task_index])
         with tf.control_dependencies([before]):
             one_more = starts.scatter_add(tf.IndexedSlices(tf.constant(1, tf.int64), task_index))
@@ -116,12 +117,52 @@ def resource_variables(worker):
     return tf.variable_creator_scope(create)
 
 
+def usable(opt):
+    """The reader's optimizer, if its ``compute_gradients`` and ``apply_gradients`` are all that there is to call."""
+    kind = type(opt)
+    if not (hasattr(opt, "compute_gradients") and hasattr(opt, "apply_gradients")):
+        raise ValueError(f"optimizer: expected a tf.train.Optimizer, got a {kind.__module__}.{kind.__qualname__}")
+    if getattr(kind, "minimize", tf.train.Optimizer.minimize) is not tf.train.Optimizer.minimize:
+        raise ValueError(
+            "optimizer: expected one of which compute_gradients() and apply_gradients() are all that is called, got "
+            f"{kind.__qualname__} with a minimize() of its own"
+        )
+    accept_resource_variables(opt)
+    return opt
+
+
+def update_of(opt, pairs):
+    """The op that applies gradients, and nothing counts the global step in it: the training does."""
+    made = opt.apply_gradients(pairs)
+    ops = [getattr(each, "op", each) for each in tf.nest.flatten(made)]
+    if tf.train.get_global_step().op in [variable.op for variable, _ in written_by(behind(ops))]:
+        raise ValueError("optimizer: expected one that leaves the global step alone, got one that changes it")
+    return ops[0] if len(ops) == 1 else tf.group(*ops)
+
+
+class Counting:
+    """An optimizer that counts its updates as ``tf.train.SyncReplicasOptimizer`` wants it; not all of readers' do."""
+
+    def __init__(self, opt):
+        self._opt = opt
+
+    def __getattr__(self, name):
+        return getattr(self._opt, name)
+
+    def apply_gradients(self, pairs, global_step, name=None):
+        """Apply them, then add one to the global step."""
+        with tf.control_dependencies([update_of(self._opt, pairs)]), tf.device(global_step.device):
+            return global_step.assign_add(1, read_value=False)
+
+
 def gradients_of(opt, loss, **options):
     """The gradients of a loss as the optimizer computes them, with their variables.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or the loss is no scalar.
     """
+    if loss.shape.rank:
+        raise ValueError(f"build_graph: expected a loss that is a scalar, got one of shape {loss.shape}")
     pairs = list(opt.compute_gradients(loss, **options)) if tf.trainable_variables() else []
     if all(gradient is None for gradient, _ in pairs):
         raise ValueError("build_graph: expected a loss with a gradient, got one that depends on no variable")

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mnistdist import _check
+
 
 class Evaluation(NamedTuple):
     """Loss (for the text's model, cross entropy summed over the examples) and accuracy on a whole data set."""
@@ -144,15 +146,15 @@ class Run:
 
         Returns the path. Raises ``OSError`` naming it when it can't be written, ``ValueError`` when it names no file.
         """
-        if not isinstance(path, (str, os.PathLike)):
-            raise TypeError(f"path: expected a file's path, got {path!r}")
-        path = Path(path)
-        if not path.name or "\0" in str(path):
+        path = Path(_check.path("path", path, "file"))
+        if not path.name:
             raise ValueError(f"path: expected the name of a file, got {str(path)!r}")
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
             with open(partial, "wb") as file:
-                np.savez(file, **self.model.variables)
+                # Strings as bytes: NumPy would pickle objects, which restore() doesn't read.
+                values = {name: np.asarray(value) for name, value in self.model.variables.items()}
+                np.savez(file, **{name: v.astype("S") if v.dtype == object else v for name, v in values.items()})
             os.replace(partial, path)
         except OSError as error:
             raise OSError(error.errno, f"can't save the model: {error.strerror}", str(path)) from None
@@ -182,8 +184,7 @@ def restore(session, path):
     """
     if not hasattr(session, "graph"):
         raise TypeError(f"session: expected a tf.Session, got {session!r}")
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"path: expected a file's path, got {path!r}")
+    path = _check.path("path", path, "file")
     with open(path, "rb") as file:
         try:
             with np.load(file) as archive:
@@ -198,7 +199,9 @@ def restore(session, path):
         if not needed <= set(saved) <= set(there):
             raise ValueError(f"{path} has variables {sorted(saved)}; the graph has {sorted(needed)}")
         for name, variable in ((name, there[name]) for name in saved):
-            if tuple(variable.shape) != saved[name].shape:
+            if saved[name].dtype.kind == "V":  # of a type that NumPy doesn't know, such as bfloat16
+                saved[name] = saved[name].view(variable.dtype.as_numpy_dtype)
+            if not variable.shape.is_compatible_with(saved[name].shape):
                 raise ValueError(f"{path} has {name} of shape {saved[name].shape}; the graph's is {variable.shape}")
             session.run(variable.initializer, {variable.initializer.inputs[1]: saved[name]})
 

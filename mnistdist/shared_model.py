@@ -10,6 +10,7 @@ from mnistdist.outages import gist
 from mnistdist.replica import local_initializer, resource_variables
 from mnistdist.results import SharedModel
 from mnistdist.sessions import queue_runners, session_config
+from mnistdist.tensorflow_private import forget_devices
 
 TIMEOUT = 180  # seconds
 
@@ -31,6 +32,7 @@ def try_model(cluster_spec, *, data, batch_size, timeout, design, build_graph=bu
         model, init = build_graph(), tf.global_variables_initializer()
         local_init = local_initializer()
         feed = dict(zip((model.x, model.y_), data.train.next_batch(batch_size), strict=True))
+        forget_devices(graph)
         with tf.Session() as session, queue_runners(session, graph):
             try:
                 timed_run(session, init, timeout)

@@ -5,7 +5,6 @@ import inspect
 import textwrap
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
-from pathlib import Path
 
 from IPython.display import Code
 
@@ -52,7 +51,7 @@ def _named_source(name):
         raise ValueError(f"show({name!r}): expected the full name of a function or class, package and module first")
     if not spec.origin.endswith(".py"):
         raise ValueError(f"show({name!r}): {spec.name} is compiled: it has no Python source")
-    text = Path(spec.origin).read_text(encoding="utf-8")
+    text = spec.loader.get_source(spec.name)  # which knows what is in a zip file, too
     node = ast.parse(text)
     for part in parts[found:]:
         named = [child for child in node.body if getattr(child, "name", None) == part]

@@ -16,6 +16,12 @@ def wait_for(op, earlier):
     op._add_control_input(earlier)
 
 
+def forget_devices(graph):
+    """Let the ops of a graph run where its session is, whatever devices they ask for."""
+    for op in graph.get_operations():
+        op._set_device("")
+
+
 def functions(graph):
     """The functions of a graph, such as those of a ``tf.function``: a dict from the name to the ``FunctionDef``.
 
@@ -29,6 +35,18 @@ def functions(graph):
 def add_functions(functions):
     """Add functions to the default graph."""
     tf.import_graph_def(graph_pb2.GraphDef(library={"function": functions}))
+
+
+def whole_of(variable):
+    """Name and shape of a variable in a checkpoint: of the whole one, if it is a part that a partitioner has cut."""
+    part = variable._get_save_slice_info()
+    return (part.full_name, part.full_shape) if part else (variable.op.name, variable.shape)
+
+
+def accept_resource_variables(opt):
+    """Let an optimizer that was written when there were only reference variables update the others likewise."""
+    if getattr(type(opt), "_resource_apply_dense", None) is tf.train.Optimizer._resource_apply_dense:
+        opt._resource_apply_dense = opt._apply_dense
 
 
 def begin_layer_names():

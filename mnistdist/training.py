@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from mnistdist import _check
-from mnistdist.datasets import DataSet, Datasets, read_data_sets
+from mnistdist.datasets import DataError, DataSet, Datasets, read_data_sets, read_for_training
 from mnistdist.errors import TaskLost
-from mnistdist.idx import can_name_a_file
 from mnistdist.interrupts import HeldInterrupts
 from mnistdist.logdir import prepare
 from mnistdist.nursery import own_task
@@ -181,10 +180,14 @@ def _check_data(data, books_model):
     What would otherwise fail in each worker, in the middle of something else, or give a loss of nan, is refused here.
     """
     if isinstance(data, (str, os.PathLike)):
-        read = read_data_sets(data, one_hot=True)  # complains of what is wrong with it, and fills it when it is empty
-        if not read.train.num_examples:
-            raise ValueError(f"data: {data} has no training examples beyond those of the validation set")
-        return str(Path(os.path.expanduser(data)).resolve())
+        data = str(Path(_check.path("data", data)).resolve())
+        try:
+            read_for_training(data)  # complains of what is wrong with it, and fills it when it is empty
+        except DataError:
+            raise
+        except ValueError as error:
+            raise ValueError(f"data: {error}; pass read_data_sets(..., validation_size=...) instead") from None
+        return data
     if data is None:
         return None
     if not isinstance(data, Datasets):
@@ -216,11 +219,7 @@ def _check_logdir(logdir):
     """The folder's whole path, if a training can keep checkpoints there."""
     if logdir is None:
         return None
-    if not isinstance(logdir, (str, os.PathLike)):
-        raise TypeError(f"logdir: expected a folder's path or None, got {_check.got(logdir)}")
-    if not os.fspath(logdir) or not can_name_a_file(os.fspath(logdir)):
-        raise ValueError(f"logdir: expected the name of a directory, got {os.fspath(logdir)!r}")
-    folder = str(Path(logdir).resolve())
+    folder = str(Path(_check.path("logdir", logdir)).resolve())
     prepare(folder)
     return folder
 

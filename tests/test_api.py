@@ -2,17 +2,22 @@
 
 import dataclasses
 import inspect
+import pkgutil
 import re
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 
 import mnistdist
 from mnistdist import read_data_sets, train
+from mnistdist.between_graph import build_replica
+from mnistdist.cut_graph import build_fast_replica
+from mnistdist.replica import Replica
 
 PAGE = Path(__file__).parent.parent / "book" / "api.md"
 
@@ -35,12 +40,34 @@ def test_the_api_page_lists_each_attribute_once_and_by_its_name(tmp_path):
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     said = (tmp_path / "out" / "index.txt").read_text()
     listed = {}
-    for entry in re.split(r"^class mnistdist\.", said, flags=re.M)[1:]:
+    for entry in re.split(r"^(?:class |exception )?mnistdist\.", said, flags=re.M)[1:]:
         listed[re.match(r"[\w.]+", entry)[0].split(".")[-1]] = re.findall(r"^ +\* \*\*(\w+)\*\*", entry, re.M)
-    for each in (mnistdist.Graph, mnistdist.StepRecord, mnistdist.results.WorkerResult, mnistdist.results.SharedModel):
+    results = mnistdist.results.WorkerResult, mnistdist.results.SharedModel
+    for each in (mnistdist.Graph, mnistdist.StepRecord, Replica, *results):
         names = getattr(each, "_fields", None) or [field.name for field in dataclasses.fields(each)]
         assert listed[each.__name__] == list(names)
     assert "**,*" not in said  # "a, b:" is one argument b of the type "a,"
+
+
+def imported(path):
+    """Names of modules of the package, with the module, that the cells of a notebook import."""
+    cells = nbformat.read(path, as_version=4).cells
+    lines = [line for cell in cells if cell.cell_type == "code" for line in cell.source.splitlines()]
+    found = [re.match(r"from (mnistdist\.\w+) import (.+)", line) for line in lines]
+    return {f"{each[1]}.{name}" for each in found if each for name in each[2].split(", ")}
+
+
+def test_the_parts_of_a_training_are_on_the_api_page_with_each_of_their_arguments():
+    parts = re.findall(r"^\.\. auto(?:function|class|exception):: (mnistdist\.\w+\.\w+)$", PAGE.read_text(), re.M)
+    assert len(parts) == len(set(parts))
+    named = {"between_graph.build_replica", "sessions.worker_session", "between_graph.train_loop", "replica.Replica"}
+    named |= {"between_graph.run_worker", "cut_graph.build_fast_replica", "checkpoints.Checkpoints"}
+    assert {f"mnistdist.{each}" for each in named} | imported(PAGE.parent / "your_own_loop.ipynb") <= set(parts)
+    for part in sorted({f"mnistdist.{each}" for each in named}):
+        made = pkgutil.resolve_name(part)
+        said = made.__doc__ + build_replica.__doc__ * (made is build_fast_replica)  # which refers to it
+        for argument in inspect.signature(made).parameters:
+            assert re.search(rf"\b{argument}(:|``)", said), (part, argument)
 
 
 def examples(docstring):

@@ -180,13 +180,13 @@ def test_a_checkpoint_that_can_not_be_written_is_an_error_and_leaves_nothing(tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def vector_checkpoint(folder, sizes):
+def vector_checkpoint(folder, sizes, layout=""):
     """What an earlier version wrote, on so many ps: all parameters, and slots, as a vector in parts."""
     with tf.Graph().as_default(), tf.Session() as session:
         rising, begin = np.arange(sum(sizes), dtype=np.float32), 0
         for index, size in enumerate(sizes):
             for kind, sign in (("", 1), ("/Adam", -1), ("/Adam_1", 2)):
-                tf.get_variable(f"parameters_{index}{kind}", initializer=sign * rising[begin : begin + size])
+                tf.get_variable(f"parameters_{index}{layout}{kind}", initializer=sign * rising[begin : begin + size])
             begin += size
         tf.get_variable("beta1_power", initializer=0.5)
         tf.get_variable("beta2_power", initializer=0.25)
@@ -213,13 +213,16 @@ def test_an_earlier_versions_checkpoint_is_read_for_the_texts_network(tmp_path, 
     assert (values["hid_w/Adam_1"] == 2 * values["hid_w"]).all()
 
 
-def test_an_earlier_versions_checkpoint_of_another_model_is_refused_by_name(tmp_path):
-    vector_checkpoint(tmp_path, [100])
+@pytest.mark.parametrize("layout", ["", "_0123abcd"])
+def test_an_earlier_versions_checkpoint_of_another_model_is_refused_by_name(tmp_path, layout):
+    vector_checkpoint(tmp_path, [100], layout)
     with tf.Graph().as_default() as graph, tf.Session() as session:
         tf.train.get_or_create_global_step()
         tf.get_variable("w", [100])
         checkpoints = Checkpoints(SimpleNamespace(graph=graph), tmp_path, every=10)
-        with pytest.raises(OSError, match=r"can't restore .*model\.ckpt-7: it is of another model.*it has no w"):
+        words = r"can't restore .*model\.ckpt-7: it is of another model or optimizer \(it has no w; an earlier version "
+        words += rf"wrote all parameters as one, parameters_0{layout}, without their names\): take another folder$"
+        with pytest.raises(OSError, match=words):
             checkpoints.restore(session)
 
 
@@ -435,7 +438,7 @@ def test_a_checkpoint_of_other_variables_is_refused_in_one_line(tmp_path, variab
     with tf.Graph().as_default() as graph, tf.Session() as session:
         tf.get_variable(**variable, use_resource=True)
         checkpoints = Checkpoints(SimpleNamespace(graph=graph), tmp_path, 10)
-        words = rf"can't restore {tmp_path}/model.ckpt-5: it is of another model, .* \({problem}.*\): take another"
+        words = rf"can't restore {tmp_path}/model.ckpt-5: it is of another model or optimizer \({problem}.*\)"
         with pytest.raises(OSError, match=words):
             checkpoints.restore(session)
         assert len(session.run(tf.report_uninitialized_variables())) == 1

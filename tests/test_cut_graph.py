@@ -204,8 +204,8 @@ def test_a_first_run_is_one_step_so_that_its_limit_is_that_of_one(cluster):
     ("what", "dtype", "options"),
     [
         ("mnistdist/images", "uint8", {}),
-        ("forward/hid_w", "float", {}),
-        ("own/hid_w/Adam", "float", {"local_steps": 2}),
+        ("mnistdist/forward/hid_w", "float", {}),
+        ("mnistdist/own/hid_w/Adam", "float", {"local_steps": 2}),
     ],
 )
 def test_no_worker_keeps_the_images_or_the_parameters_of_a_training_that_is_over(

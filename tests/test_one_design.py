@@ -1,6 +1,7 @@
 """The fast design computes what the reader wrote: the right values for what a copy of the model would get wrong."""
 
 import functools
+import re
 
 import cloudpickle
 import numpy as np
@@ -105,6 +106,17 @@ def test_each_step_draws_other_numbers_and_other_ones_on_each_worker(two, name, 
     assert len(set(losses)) == len(losses)
 
 
+def two_draws():
+    return zoo.one_scalar(lambda w, x: 0 * w + tf.random_uniform([]) - tf.random_uniform([]))
+
+
+@pytest.mark.parametrize("design", ["fast", "listing"])
+def test_without_a_seed_each_op_and_each_training_draws_other_numbers(alone, design):
+    options = {"steps": 20, "design": design, "data": zoo.data(), "batch_size": 8}
+    losses = [loss for _ in range(2) for loss in train(alone, build_graph=two_draws, **options).steps.loss]
+    assert len(set(losses)) == 40
+
+
 def counts():
     element = tf.data.make_one_shot_iterator(tf.data.Dataset.range(10**6)).get_next()
     x, y_ = zoo.inputs()
@@ -130,6 +142,66 @@ def test_a_variable_that_begins_as_another(two, sync):
     made = train(two, build_graph=one_from_another, steps=5, sync=sync, data=zoo.data(), batch_size=8,
                  optimizer=tf.train.GradientDescentOptimizer)  # fmt: skip
     assert made.model.variables["a"] == made.model.variables["b"]
+
+
+@pytest.mark.parametrize("name", ["two_optimizers", "accumulates", "own_slots", "reference_style"])
+def test_rounds_of_the_listings_design_are_counted_whatever_the_optimizer_does(two, name):
+    compare(two, name, run(two, name, sync=True, design="listing"))
+
+
+def test_a_function_of_the_optimizers_that_takes_variables_on_two_ps_is_refused(two):
+    with pytest.raises(ValueError, match=r"takes variables into a tf\.function: that needs design='fast'$"):
+        train(two, build_graph=zoo.layers, optimizer=zoo.OneFunction, steps=2, data=zoo.data(), batch_size=8)
+
+
+def in_bfloat16():
+    x, y_ = zoo.inputs()
+    w = tf.get_variable("w", initializer=tf.cast(zoo.start(zoo.FEATURES, zoo.CLASSES), tf.bfloat16))
+    return zoo.classifier(x, y_, tf.matmul(tf.cast(x, tf.bfloat16), w))
+
+
+@pytest.mark.parametrize(
+    ("name", "design", "sync", "message"),
+    [
+        (
+            "optimizer_of_keras",
+            "fast",
+            False,
+            "optimizer: expected a tf.train.Optimizer, got a keras.src.optimizers.sgd.SGD",
+        ),
+        ("clips_in_minimize", "listing", True, "got ClipsInMinimize with a minimize() of its own"),
+        (
+            "counts_itself",
+            "listing",
+            True,
+            "optimizer: expected one that leaves the global step alone, got one that changes it",
+        ),
+        (
+            "rate_by_loss",
+            "listing",
+            True,
+            "optimizer: expected one whose rounds need nothing that is fed, got 'Placeholder'",
+        ),
+        (
+            "losses_of_all_examples",
+            "fast",
+            False,
+            "build_graph: expected a loss that is a scalar, got one of shape (?,)",
+        ),
+    ],
+)
+def test_a_refusal_says_what_is_wrong(two, name, design, sync, message):
+    with pytest.raises(ValueError, match=re.escape(message) + "$"):
+        run(two, name, design=design, sync=sync)
+
+
+def test_rounds_of_bfloat16_are_refused(two):
+    options = {"steps": 2, "sync": True, "data": zoo.data(), "batch_size": 8, "optimizer": zoo.OPTIMIZERS["sgd"]}
+    with pytest.raises(
+        ValueError,
+        match="sync=True: expected an optimizer that needs only gradients, of 16, 32 or 64 bits, got one that",
+    ):
+        train(two, build_graph=in_bfloat16, **options)
 
 
 READ_ANYWHERE = ["embedding", "gather_with_duplicates", "partitioned", "partitioned_embedding", "while_loop", "cond"]
@@ -173,6 +245,28 @@ def test_batch_normalisation_is_saved_and_restored(two, tmp_path, assign, sync, 
     assert abs(moving).max() > 0.01
     if design == "fast":  # in the listing's, evaluating writes the moving averages once more
         assert again.loss == pytest.approx(made.test.loss, rel=1e-4)
+
+
+def of_odd_types():
+    x, y_ = zoo.inputs()
+    words = tf.Variable(tf.constant(["a", "bcd"]), trainable=False, name="words")
+    w = tf.get_variable("w", initializer=tf.cast(zoo.start(zoo.FEATURES, zoo.CLASSES), tf.bfloat16))
+    value = tf.placeholder_with_default(zoo.start(zoo.FEATURES, zoo.CLASSES), None)
+    v = tf.Variable(value, validate_shape=False, name="v")
+    logits = tf.matmul(x, tf.cast(w, tf.float32)) + tf.reshape(tf.matmul(x, v), [-1, zoo.CLASSES])
+    return zoo.classifier(x, y_, logits * tf.cast(tf.reduce_sum(tf.strings.length(words)), tf.float32))
+
+
+def test_strings_half_floats_and_what_has_no_shape_are_saved_and_restored(alone, tmp_path):
+    made = train(alone, build_graph=of_odd_types, steps=10, data=zoo.data(), batch_size=8,
+                 optimizer=tf.train.GradientDescentOptimizer, learning_rate=0.1)  # fmt: skip
+    made.save(tmp_path / "model.npz")
+    with tf.Graph().as_default(), tf.Session() as session:
+        model = of_odd_types()
+        session.run(tf.global_variables_initializer())
+        restore(session, tmp_path / "model.npz")
+        assert evaluate(session, model, zoo.data().test) == pytest.approx(made.test, rel=1e-5)
+        assert session.run(tf.global_variables("words")[0]).tolist() == [b"a", b"bcd"]
 
 
 def counter():
@@ -230,10 +324,29 @@ def test_a_saver_of_the_readers_own_graph_reads_the_checkpoint(two, tmp_path, sy
         assert abs(session.run(tf.global_variables("w/Momentum")[0])).max() > 0
 
 
-def test_another_number_of_ps_reads_the_checkpoint(alone, two, tmp_path):
-    train(two, steps=60, seed=1, logdir=tmp_path)
-    resumed = train(alone, steps=90, seed=1, logdir=tmp_path)
-    assert resumed.steps.global_step_before.min() >= 60
+def held(folder):
+    """All that the last checkpoint in a folder holds, by name."""
+    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(folder))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "momentum"])
+def test_a_training_in_parts_comes_to_what_one_in_a_piece_does(alone, tmp_path, optimizer):
+    """Moving averages and slots go on as well: in the other design, and on other ps."""
+    options = {"build_graph": zoo.batch_normalisation, "data": zoo.data(), "batch_size": zoo.ROWS, "learning_rate": 0.1}
+    options |= {"optimizer": zoo.OPTIMIZERS[optimizer], "seed": 3}
+    train(alone, steps=60, logdir=tmp_path / "whole", **options)
+    options["logdir"] = tmp_path / "parts"
+    train(alone, steps=20, **options)
+    with Cluster(ps=2, workers=1) as other:
+        for steps, cluster, design in (40, alone, "listing"), (60, other, "fast"):
+            made = train(cluster, steps=steps, design=design, **options)
+            assert made.steps.global_step_before.tolist() == list(range(steps - 20, steps))
+    whole, parts = held(tmp_path / "whole"), held(tmp_path / "parts")
+    assert set(whole) == set(parts)
+    assert abs(whole["moving_mean"]).max() > 0.01 and any("/" in name for name in whole)
+    for name, value in whole.items():
+        np.testing.assert_allclose(parts[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
 def large():
@@ -276,6 +389,16 @@ def test_an_evaluation_in_batches_is_that_of_one_batch(loss, count):
     assert made == pytest.approx(whole, rel=1e-4)
 
 
+def test_what_a_model_draws_makes_no_sum_of_a_mean():
+    some = read_data_sets(one_hot=True).validation
+    with tf.Graph().as_default(), tf.Session() as session:
+        x, y_ = tf.placeholder(tf.float32, [None, 784]), tf.placeholder(tf.float32, [None, 10])
+        h = tf.nn.dropout(x, rate=0.9)
+        model = zoo.classifier(x, y_, 10 * tf.reduce_mean(x) * tf.matmul(h, tf.constant(zoo.start(784, 10))))
+        losses = [evaluate(session, model, some).loss for _ in range(10)]
+    assert max(losses) < 1.1 * min(losses)
+
+
 def test_a_fixed_batch_is_evaluated_on_every_example():
     some = read_data_sets(one_hot=True).validation
     some = DataSet(some.images[:130], some.labels[:130])
@@ -313,6 +436,35 @@ def fails_at_once():
 def test_a_model_that_fails_on_a_batch_fails_before_anything_starts(alone):
     with pytest.raises(ValueError, match=r"build_graph: the model fails on a batch of 8: [^\n]*$"):
         train(alone, build_graph=fails_at_once, steps=20, batch_size=8, data=zoo.data())
+
+
+@pytest.mark.parametrize("options", [{"local_steps": 2}, {"steps_per_run": 4}], ids=str)
+def test_options_of_the_fast_design_are_refused_where_it_falls_back(alone, options):
+    with pytest.raises(ValueError, match="that needs design='listing', without local_steps or steps_per_run"):
+        run(alone, "adds_and_assigns", **options)
+
+
+class Remembers(tf.train.GradientDescentOptimizer):
+    """Has no step where the loss is above the least until now, which is infinite at first."""
+
+    def __init__(self, rate):
+        super().__init__(rate)
+        self.least = tf.Variable(np.inf, trainable=False, name="least")
+
+    def compute_gradients(self, loss, **options):
+        self.loss = loss
+        return super().compute_gradients(loss, **options)
+
+    def apply_gradients(self, pairs, *args, **options):
+        better = tf.cast(self.loss <= self.least, tf.float32)
+        with tf.control_dependencies([better]), tf.control_dependencies([self.least.assign(self.loss)]):
+            return super().apply_gradients([(better * g, v) for g, v in pairs], *args, **options)
+
+
+def test_local_steps_keep_a_state_of_the_optimizers_that_is_infinite_at_first(alone):
+    made = train(alone, build_graph=zoo.two_scalars, optimizer=Remembers, learning_rate=1.0, steps=24, local_steps=4,
+                 data=zoo.data(), batch_size=8)  # fmt: skip
+    assert made.model.variables["a"] == pytest.approx(-72)
 
 
 def test_local_steps_follow_a_schedule_and_keep_what_the_model_writes(alone):

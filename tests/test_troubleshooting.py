@@ -263,6 +263,57 @@ def slow_reading(monkeypatch, **_):
     return str(caught.value)
 
 
+def refused(make, optimizer=None, **options):
+    """What a design says of a model, before anything starts: of ``make(x, y_, tf)``'s loss."""
+
+    def produce(**_):
+        import tensorflow.compat.v1 as tf
+
+        from mnistdist import Graph, between_graph, cut_graph
+
+        def build_graph():
+            x, y_ = tf.placeholder(tf.float32, [None, 3]), tf.placeholder(tf.float32, [None, 2])
+            return Graph(x, y_, y_, make(x, tf), tf.reduce_mean(y_))
+
+        build = between_graph.build_replica if optimizer == "python" else cut_graph.build_fast_replica
+        data = DataSet(np.zeros((8, 3), np.uint8), np.eye(2, dtype=np.float32)[np.arange(8) % 2])
+        given = {} if optimizer == "python" else {"train_set": data}
+        more = {} if optimizer is None else {"optimizer": lambda rate: scaling(optimizer == "python", tf)(rate)}
+        with pytest.raises(ValueError) as caught:
+            build({"ps": ["p:1"], "worker": ["w:1"]}, 0, build_graph=build_graph, **given, **more, **options)
+        return str(caught.value)
+
+    return produce
+
+
+def scaling(by_python, tf):
+    """An optimizer that scales each gradient by what else it takes of the model."""
+
+    class Scaling(tf.train.GradientDescentOptimizer):
+        def apply_gradients(self, pairs, *args, **options):
+            rows = tf.get_default_graph().get_tensor_by_name("rows:0")
+            by = tf.py_func(lambda: np.float32(2), [], tf.float32) if by_python else tf.cast(rows[0], tf.float32)
+            return super().apply_gradients([(g * by, v) for g, v in pairs], *args, **options)
+
+    return Scaling
+
+
+def loss_of_rows(x, tf):
+    return tf.get_variable("w", []) * tf.cast(tf.shape(x, name="rows")[0], tf.float32)
+
+
+def failed_evaluation(monkeypatch, **_):
+    from mnistdist import between_graph
+
+    def evaluate(*_):
+        raise ValueError("no such class")
+
+    said = []
+    monkeypatch.setattr(between_graph, "evaluate", evaluate)
+    between_graph._validate(None, SimpleNamespace(model=None), "a set", 5, said.append)
+    return said[0]
+
+
 def lost_without_logdir(monkeypatch, **_):
     from mnistdist import between_graph
 
@@ -385,6 +436,16 @@ DIRECT = {
     "no evaluation within … s: a ps does not answer": slow_evaluation,
     "the trained model could not be read within … s: a ps does not answer": slow_reading,
     "every worker has been silent for … s (--ps_linger), and none has finished": silent_workers,
+    "build_graph: expected a loss with a gradient, got one that depends on no variable": refused(
+        lambda x, tf: tf.reduce_mean(x)
+    ),
+    "build_graph: expected x and y_ to be all that is fed, got … besides": refused(
+        lambda x, tf: tf.get_variable("w", []) * tf.placeholder(tf.float32, [])
+    ),
+    "sync=True: the optimizer calls a Python function, which is in the workers only": refused(
+        loss_of_rows, "python", sync=True
+    ),
+    "no evaluation: …": failed_evaluation,
 }
 
 
@@ -464,9 +525,44 @@ IN_TESTS = {
         "test_checkpoints",
         "; there is no whole checkpoint in its folder: take another folder",
     ),
-    "can't restore …: it is of another model, optimizer, design or number of ps (…): take another folder": (
+    "can't restore …: it is of another model or optimizer (…): take another folder": (
         "test_logdir",
-        ": it is of another model, ",
+        ": it is of another model or optimizer ",
+    ),
+    "build_graph: the model fails on a batch of …: …": (
+        "test_one_design",
+        "build_graph: the model fails on a batch of 8: ",
+    ),
+    "build_graph: … takes variables into a tf.function: that needs design='fast'": (
+        "test_zoo",
+        "that needs design='fast'",
+    ),
+    "…: trained in the listing's design": ("test_zoo", "trained in the listing's design"),
+    "…: that needs design='listing', without local_steps or steps_per_run": (
+        "test_one_design",
+        "that needs design='listing', without local_steps or steps_per_run",
+    ),
+    "optimizer: expected a tf.train.Optimizer, got …": (
+        "test_one_design",
+        "optimizer: expected a tf.train.Optimizer, got",
+    ),
+    "optimizer: expected one of which compute_gradients() and apply_gradients() are all that is called, got … with a "
+    "minimize() of its own": ("test_one_design", "got ClipsInMinimize with a minimize() of its own"),
+    "optimizer: expected one that leaves the global step alone, got one that changes it": (
+        "test_one_design",
+        "optimizer: expected one that leaves the global step alone, got one that changes it",
+    ),
+    "optimizer: expected one whose rounds need nothing that is fed, got …": (
+        "test_one_design",
+        "optimizer: expected one whose rounds need nothing that is fed, got 'Placeholder'",
+    ),
+    "build_graph: expected a loss that is a scalar, got one of shape …": (
+        "test_one_design",
+        "build_graph: expected a loss that is a scalar, got one of shape (?,)",
+    ),
+    "sync=True: expected an optimizer that needs only gradients, of 16, 32 or 64 bits, got one that needs …, of …": (
+        "test_one_design",
+        "sync=True: expected an optimizer that needs only gradients, of 16, 32 or 64 bits, got one that",
     ),
     "can't save the model: …": ("test_training", "can't save the model"),
     "task cluster failed: its keeper, controller or nursery has ended": (

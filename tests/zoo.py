@@ -13,10 +13,12 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from mnistdist import DataSet, Datasets, Graph
+from mnistdist.tensorflow_private import forget_devices
 
 EQUAL, ONE_WORKER, PROPERTY, REFUSED = "equal", "equal for one worker", "property only", "refused"
 ROWS, FEATURES, CLASSES = 8, 6, 3
 STEPS = 12
+WITH_REFERENCES = ("initialized_value", "reference_style")  # in one process
 ZOO = {}
 
 
@@ -54,7 +56,7 @@ def oracle(name, steps=STEPS, seed=3):
     entry, batch = ZOO[name], data().train
 
     def resource(make, **options):
-        variable = make(**(options | {"use_resource": name != "initialized_value"}))  # a value that was read is a copy
+        variable = make(**(options | {"use_resource": name not in WITH_REFERENCES}))  # a value that was read is a copy
         return variable
 
     with tf.Graph().as_default() as graph, tf.variable_creator_scope(resource):
@@ -77,6 +79,7 @@ def oracle(name, steps=STEPS, seed=3):
             tf.tables_initializer(),
             *iterators,
         ]
+        forget_devices(graph)
         with tf.Session() as session:
             session.run(init[0])
             session.run(init[1:])
@@ -375,8 +378,88 @@ def by_step(schedule, optimizer=tf.train.GradientDescentOptimizer):
     return lambda rate: optimizer(schedule(rate, tf.train.get_or_create_global_step()))
 
 
+class OldStyle(tf.train.Optimizer):
+    """Written when there were only reference variables."""
+
+    def __init__(self, rate):
+        super().__init__(False, "PowerSign")
+        self.rate = rate
+
+    def _create_slots(self, variables):
+        for v in variables:
+            self._zeros_slot(v, "m", self._name)
+
+    def _apply_dense(self, gradient, v):
+        slot = self.get_slot(v, "m")
+        m = slot.assign(tf.maximum(0.9 * slot, tf.abs(gradient)))
+        return tf.assign_sub(v, self.rate * gradient * tf.exp(0.1 * tf.sign(gradient) * tf.sign(m)))
+
+
+class OwnSlots(tf.train.Optimizer):
+    """As the optimizer of BERT: slots by ``get_variable``, and values assigned, all in ``apply_gradients``."""
+
+    def __init__(self, rate):
+        super().__init__(False, "OwnSlots")
+        self.rate = rate
+
+    def apply_gradients(self, pairs, global_step=None, name=None):
+        updates = []
+        for g, v in pairs:
+            m = tf.get_variable(f"{v.op.name}/adam_m", v.shape, initializer=tf.zeros_initializer(), trainable=False)
+            new = 0.9 * m + 0.1 * g
+            updates += [v.assign(v - self.rate * (new / (tf.abs(new) + 1e-3) + 0.01 * v)), m.assign(new)]
+        return tf.group(*updates, name=name)
+
+
+class WithUpdateOps(tf.train.AdamOptimizer):
+    def apply_gradients(self, pairs, *args, **options):
+        with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
+            return super().apply_gradients(pairs, *args, **options)
+
+
+class SharpnessAware(tf.train.GradientDescentOptimizer):
+    """Moves the weight on, takes the gradient of ``again`` there, and moves it back."""
+
+    def compute_gradients(self, loss, **options):
+        ((again, w),) = tf.get_collection("again")
+        (step,) = tf.gradients(loss, w)
+        with tf.control_dependencies([w.assign_add(0.05 * step, read_value=False)]):
+            there = w.read_value()
+            (gradient,) = tf.gradients(again(there), there)
+        with tf.control_dependencies([gradient]), tf.control_dependencies([w.assign_sub(0.05 * step)]):
+            return [(tf.identity(gradient), w)]
+
+
+class OneFunction(tf.train.GradientDescentOptimizer):
+    def apply_gradients(self, pairs, *args, **options):
+        pairs = list(pairs)
+
+        @tf.function
+        def update(*gradients):
+            for g, (_, v) in zip(gradients, pairs, strict=True):
+                v.assign_sub(0.1 * g)
+            return tf.constant(0)
+
+        return update(*[g for g, _ in pairs])
+
+
+class ClipsInMinimize(tf.train.GradientDescentOptimizer):
+    def minimize(self, loss, global_step=None, **options):
+        pairs = [(tf.clip_by_value(g, -1.0, 1.0), v) for g, v in self.compute_gradients(loss, **options)]
+        return self.apply_gradients(pairs, global_step)
+
+
+class CountsItself(tf.train.GradientDescentOptimizer):
+    def apply_gradients(self, pairs, *args, **options):
+        return super().apply_gradients(pairs, tf.train.get_global_step())
+
+
 def _rate_in_a_variable(rate):
     return tf.train.GradientDescentOptimizer(tf.Variable(rate, trainable=False, name="rate"))
+
+
+def _scales_loss(rate):
+    return tf.train.experimental.MixedPrecisionLossScaleOptimizer(tf.train.AdamOptimizer(rate), 128.0)
 
 
 def _cosine(rate, step):
@@ -409,6 +492,9 @@ OWN = {
     "returns_a_tensor": (layers, ReturnsATensor, 0.1),
     "rate_by_loss": (layers, RateByLoss, 0.1),
     "signs": (layers, Signs, 0.1),
+    "reference_style": (layers, OldStyle, 0.1),
+    "own_slots": (layers, OwnSlots, 0.1),
+    "scales_by_tensorflow": (layers, _scales_loss, 0.1),
     "rate_in_a_variable": (layers, _rate_in_a_variable, 0.1),
     "piecewise": (two_scalars, by_step(_until_five), 1.0),
     "cosine": (layers, by_step(_cosine, tf.train.AdamOptimizer), 0.1),
@@ -807,6 +893,55 @@ def reused():
 
 
 @animal()
+def reused_at_the_root():
+    """Towers that share their variables, as in TensorFlow's own example of several GPUs."""
+    x, y_ = inputs()
+    losses = []
+    for part in (x, 2 * x):
+        w = tf.get_variable("w", [FEATURES, CLASSES], initializer=tf.constant_initializer(0.1))
+        losses.append(tf.reduce_sum(tf.tanh(tf.matmul(part, w))))
+        tf.get_variable_scope().reuse_variables()
+    return classifier(x, y_, tf.matmul(x, w), 0.1 * tf.add_n(losses))
+
+
+@animal(optimizer=tf.train.AdamOptimizer)
+def root_scope():
+    """What is set for the outermost scope holds for variables of the reader's only."""
+    scope = tf.get_variable_scope()
+    scope.set_regularizer(lambda w: 0.01 * tf.nn.l2_loss(w))
+    scope.set_initializer(tf.constant_initializer(0.1))
+    scope.set_partitioner(tf.fixed_size_partitioner(2))
+    scope.set_custom_getter(lambda getter, *args, **options: getter(*args, **options))
+    x, y_ = inputs()
+    w = tf.convert_to_tensor(tf.get_variable("w", [FEATURES, CLASSES]))
+    return classifier(x, y_, tf.matmul(x, w), tf.losses.get_regularization_loss())
+
+
+@animal()
+def names_of_the_package():
+    """Ops and functions with names that the package could have for its own."""
+    x, y_ = inputs()
+    h = tf.matmul(x, weights("in_0", FEATURES, CLASSES), name="in_1")
+    for name in ("in_2", "in_3", "out_0", "forward", "forward_1", "call"):
+        h = tf.identity(h, name=name)
+    return classifier(x, y_, h)
+
+
+@animal()
+def on_a_ps_by_hand():
+    x, y_ = inputs()
+    with tf.device("/job:ps/task:0/cpu:0"):
+        h = tf.tanh(tf.matmul(x, weights("w", FEATURES, 5)))
+    return classifier(x, y_, tf.matmul(h, weights("v", 5, CLASSES)))
+
+
+@animal()
+def on_a_gpu_by_hand():
+    with tf.device("/gpu:0"):
+        return layers()
+
+
+@animal()
 def large_constant():
     x, y_ = inputs()
     table = tf.constant(np.linspace(0, 1, 100_000, dtype=np.float32).reshape(-1, 2))
@@ -854,6 +989,37 @@ animal(ONE_WORKER, WRITES)(batch_normalisation)
 @animal(ONE_WORKER, WRITES)
 def batch_normalisation_by_assign():
     return batch_normalisation(assign=True)
+
+
+@animal(ONE_WORKER, WRITES, optimizer=WithUpdateOps)
+def update_ops_in_the_optimizer():
+    """The updates are made with the gradients, and need what the loss does not."""
+    x, y_ = inputs()
+    h = tf.matmul(x, weights("w", FEATURES, 5))
+    train, _ = normalised(h, assign=True)
+    seen = tf.get_variable("seen", [FEATURES], initializer=tf.zeros_initializer(), trainable=False)
+    tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, seen.assign_add(tf.reduce_sum(x, 0)))
+    return classifier(x, y_, tf.matmul(train, weights("v", 5, CLASSES)))
+
+
+@animal(ONE_WORKER, WRITES)
+def clips_its_weights():
+    x, y_ = inputs()
+    w = weights("w", FEATURES, CLASSES)
+    with tf.control_dependencies([w.assign(tf.clip_by_value(w, -0.3, 0.3))]):
+        return classifier(x, y_, tf.matmul(x, w.read_value()))
+
+
+@animal(ONE_WORKER, "the optimizer moves the weights to and fro", optimizer=SharpnessAware)
+def sharpness_aware():
+    x, y_ = inputs()
+    w = weights("w", FEATURES, CLASSES)
+
+    def loss(values):
+        return classifier(x, y_, tf.matmul(x, values)).loss
+
+    tf.add_to_collection("again", (loss, w))
+    return classifier(x, y_, tf.matmul(x, w))
 
 
 @animal(ONE_WORKER, WRITES)
@@ -939,6 +1105,16 @@ def local_variable():
     )
     with tf.control_dependencies([count.assign_add(1.0)]):
         return classifier(x, y_, tf.matmul(x, weights("w", FEATURES, CLASSES)) * count.read_value())
+
+
+@animal(ONE_WORKER, KEPT)
+def local_variable_like_a_copy():
+    x, y_ = inputs()
+    w = weights("w", FEATURES, CLASSES)
+    with tf.variable_scope("forward"):
+        own = tf.get_local_variable("w", initializer=tf.zeros([FEATURES, CLASSES]))
+    with tf.control_dependencies([own.assign_add(tf.ones([FEATURES, CLASSES]))]):
+        return classifier(x, y_, tf.matmul(x, w), 0.001 * tf.reduce_sum(own.read_value() * w))
 
 
 @animal(ONE_WORKER, KEPT)
@@ -1056,6 +1232,14 @@ def fixed_batch():
 
 
 @animal()
+def fed_in_the_middle():
+    """What is fed is no placeholder."""
+    x, y_ = inputs()
+    x = tf.identity(x)
+    return classifier(x, y_, tf.matmul(x, weights("w", FEATURES, CLASSES)))
+
+
+@animal()
 def placeholder_with_default():
     x, y_ = inputs()
     factor = tf.placeholder_with_default(2.0, [])
@@ -1157,3 +1341,31 @@ def no_gradient():
     x, y_ = inputs()
     model = classifier(x, y_, tf.matmul(x, weights("w", FEATURES, CLASSES)))
     return Graph(x, y_, model.y, 1 - model.accuracy, model.accuracy)
+
+
+@animal(REFUSED, "its gradients are not of a scalar")
+def losses_of_all_examples():
+    model = linear()
+    return Graph(model.x, model.y_, model.y, tf.reduce_sum(model.y**2, 1), model.accuracy)
+
+
+@animal(
+    REFUSED, "a rate that nothing feeds", optimizer=lambda _: tf.train.AdamOptimizer(tf.placeholder(tf.float32, []))
+)
+def unfed_rate():
+    return linear()
+
+
+@animal(REFUSED, "nobody calls minimize", optimizer=ClipsInMinimize)
+def clips_in_minimize():
+    return linear()
+
+
+@animal(REFUSED, "each update would count twice", optimizer=CountsItself)
+def counts_itself():
+    return linear()
+
+
+@animal(REFUSED, "no optimizer of TensorFlow 1", optimizer=lambda rate: tf.keras.optimizers.SGD(rate))
+def optimizer_of_keras():
+    return linear()

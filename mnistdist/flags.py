@@ -23,7 +23,7 @@ FLAGS = (
     ("integer", "seed", None, "Makes the initial weights, and each worker's order of batches, repeatable."),
     ("string", "logdir", None, "Worker 0 keeps checkpoints there; all workers need it to outlive a ps. Default: none."),
     ("integer", "save_steps", 1000, "Global steps from one checkpoint to the next, with logdir."),
-    ("string", "design", "fast", "fast, or listing: a variable each, a fed batch and a run a step, as in the text."),
+    ("string", "design", "fast", "fast, or listing: a fed batch and a run of the session a step, as in the text."),
     ("integer", "log_every", 100, "Print one step in this many."),
     ("float", "wait_timeout", 60.0, "Seconds to wait for a ps, worker 0 or a step; tenfold for a ps's first worker."),
     ("float", "ps_linger", 30.0, "Seconds of silence after which a ps gives a worker up."),

@@ -103,6 +103,7 @@ CASES = [
     ("synchronous", "and they have moved", sgd(1e-7), sgd(0.1)),
     ("synchronous", "nearly all weights", *({"gaps": np.array([[0.0] * 999 + [0.1]]) + g} for g in (0, 0.5))),
     ("async_or_sync", "more than 2.3 batches", *({"cured": run(0.9, 100, steps=range(n))} for n in (250, 200))),
+    ("where_a_step_goes", "16 a run brings", *({"spent": [4, 3.5, 3, 3, last]} for last in (1.5, 2.9))),
     ("your_own_loop", "list(range(1, len(made) + 1))", numbers(range(1, 1001, 2), range(2, 1002, 2)),
      numbers(range(1, 1001, 2), range(1, 1001, 2))),
     ("program", "below 0.3 an image", validation(600.0), validation(11_000.0)),

@@ -14,7 +14,17 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from mnistdist.batches import Batches
-from mnistdist.cutting import PYTHON, CannotCut, Function, behind, is_handle, large_constants, variables_of, written_by
+from mnistdist.cutting import (
+    PYTHON,
+    CannotCut,
+    Function,
+    behind,
+    is_handle,
+    large_constants,
+    looked_up_by,
+    variables_of,
+    written_by,
+)
 from mnistdist.limits import timed_run
 from mnistdist.model import Graph, build_model
 from mnistdist.packing import Pack, Twins, ps_device
@@ -37,6 +47,7 @@ from mnistdist.steps import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN
 from mnistdist.tensorflow_private import control_flow
 
 ACCUMULATED = (tf.float16, tf.float32, tf.float64)
+TABLE = 1 << 20  # elements; to pull so many takes longer than a whole step of the listing's, which pulls rows
 ROUNDS_PER_RUN = 8  # of the chief's op that merges gradients; like a worker's steps, each is of its own
 
 
@@ -93,6 +104,9 @@ class Step:
         alone = [part.ref() for g, _, parts in flat if isinstance(g, tf.IndexedSlices) for part in parts]
         self.pushes = Pack(self.crossing, [device for _, device in crossing.values()], alone)
         self.written = written_by(forward)
+        tables = [each.op.name for each in looked_up_by(forward) if (each.shape.num_elements() or 0) > TABLE]
+        if tables and not local:
+            raise CannotCut(f"{', '.join(tables)} would be pulled as a whole, and the model looks rows up in it")
         if mixed := [variable.op.name for variable, how in self.written if how == "mix"]:
             raise CannotCut(f"the model changes {', '.join(mixed)} otherwise than by adding or by assigning")
 

@@ -10,6 +10,7 @@ from tensorflow.core.framework import attr_value_pb2, function_pb2
 from mnistdist.tensorflow_private import add_functions, functions
 
 READS = {"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape", "VarIsInitializedOp"}
+LOOKUPS = {"ResourceGather", "ResourceGatherNd", "VariableShape"}
 ADDS = {"AssignAddVariableOp", "AssignSubVariableOp", "ResourceScatterAdd", "ResourceScatterSub"}
 ADDS |= {"ResourceScatterNdAdd", "ResourceScatterNdSub"}
 ASSIGNS = {"AssignVariableOp", "ResourceScatterUpdate", "ResourceScatterNdUpdate", "ResourceStridedSliceAssign"}
@@ -53,14 +54,23 @@ def variables_of(ops):
 
 def written_by(ops):
     """The variables that these ops write, each with ``"add"``, ``"assign"`` or ``"mix"``: a list of pairs."""
-    known = functions(tf.get_default_graph())
-    consumers, written = _consumers([op.node_def for op in ops]), []
-    for variable in variables_of(ops):
-        types = _uses(consumers, variable.handle.op.name, known) - READS
-        kinds = {"add" if each in ADDS else "assign" if each in ASSIGNS else "mix" for each in types}
+    written = []
+    for variable, types in _used_by(ops):
+        kinds = {"add" if each in ADDS else "assign" if each in ASSIGNS else "mix" for each in types - READS}
         if kinds:
             written.append((variable, kinds.pop() if len(kinds) == 1 else "mix"))
     return written
+
+
+def looked_up_by(ops):
+    """The variables of which these ops read some rows only, and never the whole."""
+    return [variable for variable, types in _used_by(ops) if types & LOOKUPS and types <= LOOKUPS]
+
+
+def _used_by(ops):
+    """The variables that these ops use, each with the types of the ops that take its handle."""
+    known, consumers = functions(tf.get_default_graph()), _consumers([op.node_def for op in ops])
+    return [(variable, _uses(consumers, variable.handle.op.name, known)) for variable in variables_of(ops)]
 
 
 def _consumers(nodes):

@@ -438,6 +438,27 @@ def test_a_model_that_fails_on_a_batch_fails_before_anything_starts(alone):
         train(alone, build_graph=fails_at_once, steps=20, batch_size=8, data=zoo.data())
 
 
+def looks_up(rows):
+    """A model that looks a row up for each example in a table of so many."""
+
+    def build():
+        x, y_ = zoo.inputs()
+        table = tf.get_variable("table", [rows, 16], initializer=tf.zeros_initializer())
+        return zoo.plain(x, y_, tf.reduce_sum(tf.nn.embedding_lookup(table, tf.cast(x[:, 0], tf.int32))))
+
+    return build
+
+
+@pytest.mark.parametrize("rows", [1000, 100_000])
+def test_a_large_table_is_not_pulled_for_a_few_rows(alone, capsys, rows):
+    made = train(
+        alone, build_graph=looks_up(rows), optimizer=tf.train.GradientDescentOptimizer, steps=6, data=zoo.data()
+    )
+    said = "table would be pulled as a whole, and the model looks rows up in it: trained in the listing's design\n"
+    assert (said in capsys.readouterr().err) == (rows == 100_000)
+    assert np.count_nonzero(made.model.variables["table"].any(axis=1)) < 10
+
+
 @pytest.mark.parametrize("options", [{"local_steps": 2}, {"steps_per_run": 4}], ids=str)
 def test_options_of_the_fast_design_are_refused_where_it_falls_back(alone, options):
     with pytest.raises(ValueError, match="that needs design='listing', without local_steps or steps_per_run"):

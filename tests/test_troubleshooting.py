@@ -479,6 +479,24 @@ IN_NOTEBOOKS = {
 }
 # Asserted by a test: its module, and words of the message that stand in it.
 IN_TESTS = {
+    "…: port of … is not permitted to this user; choose another port, above 1023 as a rule": (
+        "test_environments",
+        "not permitted to this user; choose another port",
+    ),
+    "this process may open … more files, and a cluster needs …: … of … tasks were ready (limit … s)": (
+        "test_environments",
+        "more files, and a cluster needs 128",
+    ),
+    "its folder … has been removed: … of … tasks were ready (limit … s)": ("test_environments", "has been removed"),
+    "this process's working folder has been deleted: change to another one first": (
+        "test_environments",
+        "working folder has been deleted: change to another one first",
+    ),
+    "sys.executable: expected the path of the Python interpreter, got …": (
+        "test_environments",
+        "sys.executable: expected the path of the Python interpreter, got None",
+    ),
+    "…: expected a … on this machine, got the address …": ("test_environments", "on this machine, got the address"),
     "… ended with … while starting": ("test_cluster", "ended with exit code 1 while starting"),
     "this task has no `server`: start the cluster with servers=True, or make one in every task": (
         "test_training",

@@ -49,7 +49,7 @@ def loopback_addresses(ps, workers):
     ports = set()
     while len(ports) < ps + workers:
         port = random.SystemRandom().randrange(20000, 32000)
-        if not why_no_port(f"127.0.0.1:{port}"):
+        if not port_in_use(f"127.0.0.1:{port}"):
             ports.add(port)
     names = [f"127.0.0.1:{port}" for port in sorted(ports)]
     return {"ps": names[:ps], "worker": names[ps:]}
@@ -99,6 +99,11 @@ def why_no_port(address):
                 if error.errno == errno.EACCES:
                     return "not permitted to this user; choose another port, above 1023 as a rule"
     return None
+
+
+def port_in_use(address):
+    """Whether something on this machine holds the port of ``address``, on any interface."""
+    return why_no_port(address) == BUSY
 
 
 def wait_for_address(address, timeout, *, what="the server", on_wait=None, limit=None):

@@ -147,7 +147,8 @@ def _by_device(ops, local):
     stages, homes, parts = {}, {}, {}
     for op in ops:
         handles = [tensor.op.device for tensor in op.inputs if is_handle(tensor.op)]
-        homes[op] = home = [*handles, op.device or ps_device(0)][0] or ps_device(0)
+        home = [*handles, op.device or ps_device(0)][0] or ps_device(0)
+        homes[op] = home = tf.DeviceSpec.from_string(home).to_string()  # "/cpu:0" is "/device:CPU:0"
         if len(set(handles)) > 1:
             raise CannotCut(f"{op.name!r} of the optimizer takes variables on several ps")
         if "/job:ps" not in home:

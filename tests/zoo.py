@@ -30,7 +30,7 @@ class Kind(NamedTuple):
     rate: object
     kind: str
     why: str
-    listing: bool  # whether the listing's design is to train it where the fast one can't
+    listing: bool | str  # whether the listing's design trains it, as the fast one can't, or can't on "several ps"
 
 
 def animal(kind=EQUAL, why="", *, optimizer=tf.train.GradientDescentOptimizer, rate=0.1, listing=False):
@@ -502,7 +502,8 @@ OWN = {
     "exponential": (layers, by_step(lambda rate, step: tf.train.exponential_decay(rate, step, 3, 0.5)), 0.5),
 }
 for _name, (_build, _optimizer, _rate) in OWN.items():
-    ZOO[_name] = Kind(_build, _optimizer, _rate, EQUAL, "a constant batch, and variables only", False)
+    _listing = _name in ("accumulates", "looks_ahead") and "several ps"  # each updates all variables in one tf.cond
+    ZOO[_name] = Kind(_build, _optimizer, _rate, EQUAL, "a constant batch, and variables only", _listing)
 ZOO["noisy"] = Kind(layers, Noisy, 0.1, PROPERTY, "the optimizer draws noise", False)
 
 

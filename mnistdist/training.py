@@ -55,7 +55,9 @@ def train(
         learning_rate: What the optimizer gets.
         optimizer: Makes a ``tf.train.Optimizer`` of the learning rate; None for Adam, as in the text.
         build_graph: Makes the model in the default graph and returns a :class:`~mnistdist.Graph`; None for the
-            text's network. Runs in every worker: import what it needs inside it.
+            text's network. Runs in every worker: import what it needs inside it. Nothing runs the collection
+            ``UPDATE_OPS`` by itself; let the loss wait for it, ``with tf.control_dependencies(
+            tf.get_collection(tf.GraphKeys.UPDATE_OPS)): loss = tf.identity(loss)``. Evaluating changes no variable.
         data: What to train on: None for MNIST, a folder with idx files, or a :class:`~mnistdist.Datasets` with
             one-hot labels, which is sent to every worker. A validation or test set that is None or empty is left out.
         seed: Makes initial weights and every worker's batches repeatable. How the updates of several workers

@@ -7,19 +7,18 @@ the parameters on the way.
 """
 
 import contextlib
-import functools
 import time
 
 import tensorflow.compat.v1 as tf
 
 from mnistdist.checkpoints import Checkpoints
-from mnistdist.cut_graph import build_fast_replica, evaluation
+from mnistdist.cut_graph import build_fast_replica, dropping, evaluation
 from mnistdist.cutting import PYTHON, behind, refuse_functions, written_by
 from mnistdist.errors import TaskLost
-from mnistdist.limits import timed_run, within
+from mnistdist.limits import timed_run
 from mnistdist.logdir import held
 from mnistdist.model import Graph, build_model, evaluate
-from mnistdist.outages import OF_THE_MODEL, gist
+from mnistdist.outages import LOST_OR_SLOW, gist
 from mnistdist.placement import replica_devices, worker_device
 from mnistdist.replica import (
     Counting,
@@ -86,8 +85,8 @@ def build_replica(
         model = build_graph()
         parameters = needed_variables(model)
         before = read_before_pull(global_step, model.loss)
-        local_init = local_initializer()
         opt, merge, tokens, close_tokens = usable(optimizer(learning_rate)), None, None, None
+        local_init = local_initializer()
         if sync:
             workers = len(cluster_spec["worker"])
             options = {"replicas_to_aggregate": replicas_to_aggregate or workers, "total_num_replicas": workers}
@@ -98,6 +97,7 @@ def build_replica(
             )
         else:
             after = count_update(global_step, update_of(opt, gradients_of(opt, model.loss)))
+            local_init = local_initializer()  # of what the update needs, too
         needed = behind([model.loss.op, after.op], {model.x.op, model.y_.op})
         refuse_placeholders(model, needed)
         refuse_functions(needed)
@@ -125,6 +125,7 @@ def build_replica(
             merge=merge,
             init_tokens=tokens,
             close_tokens=close_tokens,
+            drop=dropping(graph),
         )
 
 
@@ -280,7 +281,7 @@ def run_worker(
                     now = int(timed_run(session, replica.global_step, wait_timeout))
                     if checkpoints is not None:
                         checkpoints.save(now)
-                    validation = _validate(session, replica, data.validation, wait_timeout, say)
+                    validation = _validate(session, replica, data.validation, wait_timeout, warn or say)
                     if replica.drop is not None:
                         timed_run(session, replica.drop, wait_timeout)
                 reached = records[-1].global_step_after if records else now
@@ -301,11 +302,12 @@ def _validate(session, replica, dataset, timeout, say):
     """The :class:`Evaluation` on a data set; None without one, or where the model fails on it."""
     if dataset is None:
         return None
-    evaluation = functools.partial(evaluate, session, replica.model, dataset)
     try:
-        return within(timeout, evaluation, f"no evaluation within {timeout:g} s: a ps does not answer")
-    except (*OF_THE_MODEL, tf.errors.OutOfRangeError, ValueError) as error:
-        say(f"no evaluation: {gist(error) if isinstance(error, tf.errors.OpError) else error}")
+        return evaluate(session, replica.model, dataset, timeout)
+    except LOST_OR_SLOW:
+        raise
+    except Exception as error:  # the training is complete, and not to be lost with it
+        say(f"no evaluation: {gist(error)}")
         return None
 
 

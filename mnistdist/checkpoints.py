@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from mnistdist.limits import timed_run, within
-from mnistdist.outages import gist
+from mnistdist.outages import LOST_OR_SLOW, gist
 from mnistdist.tensorflow_private import whole_of
 
 NAME = "model.ckpt"
@@ -23,14 +23,6 @@ _HALF = re.compile(
     r"|checkpoint\.tmp(?:[0-9a-f]{32})?"
 )
 _UNREADABLE = (tf.errors.OpError, LookupError, ValueError, RuntimeError, TypeError)
-# What these mean is that a task has gone or is slow, not that the folder can't be written.
-_NOT_OURS = (
-    tf.errors.UnavailableError,
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.DeadlineExceededError,
-    TimeoutError,
-)
 
 
 class Checkpoints:
@@ -136,11 +128,11 @@ class Checkpoints:
             if step in self._files().keys() - self._damaged and self._held_step(step) >= step:
                 return
             within(self._timeout, functools.partial(self._write, step), late)
-        except _NOT_OURS:
+        except LOST_OR_SLOW:
             raise
         except (tf.errors.OpError, ValueError, OSError) as error:
             self._tidy()
-            why = gist(error) if isinstance(error, tf.errors.OpError) else str(error)
+            why = gist(error)
             raise OSError(f"can't write the checkpoint of global step {step} to {self.folder}: {why}") from None
         self._saved = step
 
@@ -231,7 +223,7 @@ def _read(prefix):
         for name in shapes:
             reader.get_tensor(name)  # the only way to have its checksum compared
     except _UNREADABLE as error:
-        why = gist(error) if isinstance(error, tf.errors.OpError) else str(error)
+        why = gist(error)
         return None, f"{part} can't be read ({why})"
     return {name: (shape, types[name]) for name, shape in shapes.items()}, None
 

@@ -104,8 +104,8 @@ class Step:
         alone = [part.ref() for g, _, parts in flat if isinstance(g, tf.IndexedSlices) for part in parts]
         self.pushes = Pack(self.crossing, [device for _, device in crossing.values()], alone)
         self.written = written_by(forward)
-        tables = [each.op.name for each in looked_up_by(forward) if (each.shape.num_elements() or 0) > TABLE]
-        if tables and not local:
+        tables = {each.op.name: each.shape.num_elements() or 0 for each in looked_up_by(forward)}
+        if sum(tables.values()) > TABLE and not local:
             raise CannotCut(f"{', '.join(tables)} would be pulled as a whole, and the model looks rows up in it")
         if mixed := [variable.op.name for variable, how in self.written if how == "mix"]:
             raise CannotCut(f"the model changes {', '.join(mixed)} otherwise than by adding or by assigning")
@@ -253,16 +253,15 @@ class Rounds:
             return self._tokens.dequeue()
 
 
-class Run:
+class Unrolled:
     """What one run of the session takes and gives: ``rows`` and ``round_`` are fed, ``fetches`` fetched."""
 
-    def __init__(self, worker, count, batches):
+    def __init__(self, worker, batches):
         with tf.device(worker):
             self.rows = tf.placeholder(tf.int32, [batches, None])
         with tf.device(ps_device(0)):
             self.round_ = tf.placeholder(tf.int64, [])
         self._worker, self.before, self.after, self.losses, self.ends, self.fetches = worker, [], [], [], [], None
-        self.count = count
 
     def pull(self, twins, global_step):
         """Fill the worker's copies, after the step before; returns as :meth:`Twins.fill` does."""
@@ -272,7 +271,8 @@ class Run:
             pulled = twins.pull()
         if self.after:
             with tf.device(self._worker):
-                pulled = [_timed(pulled[0], self.ends), *pulled[1:]]
+                first = _timed(pulled[0] if pulled else self.before[-1], self.ends)  # a loss may read no variable
+                pulled = [first, *pulled[1:]] if pulled else []
         return twins.fill(pulled)
 
     def complete(self):
@@ -287,7 +287,7 @@ class Run:
 
 def plain_run(step, twins, batches, global_step, rounds, count):
     """``count`` steps, one after the other."""
-    run = Run(step.worker, count, count)
+    run = Unrolled(step.worker, count)
     round_ = run.round_
     for number in range(count):
         values, copied = run.pull(twins, global_step)
@@ -309,21 +309,35 @@ def plain_run(step, twins, batches, global_step, rounds, count):
 
 def push_changes(twins, values, written, call, share=1):
     """Bring what a call has written on the worker to the ps: how, by variable, is a change to ``"add"``, its ``share``
-    where that is ``"share"``, or a value to ``"assign"``.
+    where that is ``"share"``, or a value to ``"assign"``, of which ``"some"`` elements may have changed.
     """
-    if not written:
-        return []
+    changes = [push_some(twins, key, values[key], call) for key, how in written.items() if how == "some"]
+    written = {key: how for key, how in written.items() if how != "some"}
     news, variables = [], [twins.variables[key] for key in written]
     for key, how in written.items():
         with tf.control_dependencies([call]), tf.device(twins.worker):
             new = twins.read(key)
             new = new if how == "assign" else new - values[key]
             news.append(new / tf.cast(share, new.dtype) if how == "share" else new)
-    pack, changes = Pack(variables, [variable.device for variable in variables]), []
+    pack = Pack(variables, [variable.device for variable in variables])
     for variable, how, new in zip(variables, written.values(), pack.split(pack.join(news, twins.worker)), strict=True):
         with tf.device(variable.device):
             changes.append((variable.assign if how == "assign" else variable.assign_add)(new, read_value=False))
     return changes
+
+
+def push_some(twins, key, old, call):
+    """Bring those elements to the ps that a call has changed: all others may be what another worker has written."""
+    variable = twins.variables[key]
+    with tf.control_dependencies([call]), tf.device(twins.worker):
+        new = twins.read(key)
+        changed = tf.not_equal(new, old)
+        places = tf.where(changed)
+        elements = tf.gather_nd(new, places) if new.shape.rank else new
+    with tf.device(variable.device):
+        if new.shape.rank:
+            return tf.raw_ops.ResourceScatterNdUpdate(ref=variable.handle, indices=places, updates=elements)
+        return tf.cond(changed, lambda: variable.assign(new, read_value=False), tf.no_op)
 
 
 def local_run(step, twins, own, batches, global_step, steps, workers, count):
@@ -332,11 +346,13 @@ def local_run(step, twins, own, batches, global_step, steps, workers, count):
 
     Its share: workers that pushed all of it would go the same way several times.
     """
-    run, worker, counter = Run(step.worker, count, count * steps), step.worker, global_step.handle.ref()
+    run, worker, counter = Unrolled(step.worker, count * steps), step.worker, global_step.handle.ref()
     handles = twins.handles | own.handles
     written = {}
     for variable, how in written_by(step.updated):
-        if how != "assign" or variable.trainable:  # of a state, such as the best loss until now, a change is no use
+        if (
+            how in ("add", "mix") or variable.trainable
+        ):  # of a state, such as the best loss until now, a change is no use
             how = "share" if variable.dtype.is_floating else "add" if variable.dtype.is_integer else "assign"
         written[variable.handle.ref()] = how
     written |= {variable.handle.ref(): how for variable, how in step.written}
@@ -426,7 +442,8 @@ def build_fast_replica(
             with tf.device(worker):
                 batches = Batches(train_set, model)
             if local_steps > 1:
-                kept = {variable.handle.ref() for variable in getattr(opt, "variables", tuple)()}
+                state = getattr(opt, "variables", ())
+                kept = {variable.handle.ref() for variable in (state() if callable(state) else state)}
                 used = variables_of({*step.forward.ops, *step.updated})
                 own = Twins("own", [each for each in used if each.handle.ref() in kept], worker)
                 twins = Twins("forward", [each for each in used if each.handle.ref() not in kept], worker)
@@ -455,7 +472,7 @@ def build_fast_replica(
             merge=rounds and rounds.merge,
             init_tokens=rounds and rounds.init_tokens,
             close_tokens=rounds and rounds.close_tokens,
-            drop=_drop(graph),
+            drop=dropping(graph),
         )
 
 
@@ -467,7 +484,7 @@ def _devices(cluster_spec, worker):
     return lambda op: on_ps(op) or (worker if is_handle(op) else "")
 
 
-def _drop(graph):
+def dropping(graph):
     """Op that frees all that this worker keeps."""
     kept, dropped = [op for op in graph.get_operations() if is_handle(op) and "/job:worker" in op.device], []
     for op in kept:

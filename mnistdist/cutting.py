@@ -13,8 +13,10 @@ READS = {"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape"
 LOOKUPS = {"ResourceGather", "ResourceGatherNd", "VariableShape"}
 ADDS = {"AssignAddVariableOp", "AssignSubVariableOp", "ResourceScatterAdd", "ResourceScatterSub"}
 ADDS |= {"ResourceScatterNdAdd", "ResourceScatterNdSub"}
-ASSIGNS = {"AssignVariableOp", "ResourceScatterUpdate", "ResourceScatterNdUpdate", "ResourceStridedSliceAssign"}
+ASSIGN, AT_TIMES = "AssignVariableOp", "AssignVariableOp in a branch or loop"
+WRITES_SOME = {"ResourceScatterUpdate", "ResourceScatterNdUpdate", "ResourceStridedSliceAssign", AT_TIMES}
 HANDS_ON = {"Enter", "Exit", "Identity", "Merge", "NextIteration", "Switch"}
+CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
 BRANCHES = {"If", "StatelessIf", "Case", "StatelessCase"}  # their first input is the choice, and no argument
 
 PYTHON = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}  # they run where their function is: in the worker
@@ -53,12 +55,16 @@ def variables_of(ops):
 
 
 def written_by(ops):
-    """The variables that these ops write, each with ``"add"``, ``"assign"`` or ``"mix"``: a list of pairs."""
+    """The variables that these ops write, and how: a list of pairs.
+
+    ``"add"``: they add to it; ``"assign"``: they give it a new value; ``"some"``: they do so for some elements, or not
+    in every step; ``"mix"``: anything else.
+    """
     written = []
     for variable, types in _used_by(ops):
-        kinds = {"add" if each in ADDS else "assign" if each in ASSIGNS else "mix" for each in types - READS}
-        if kinds:
-            written.append((variable, kinds.pop() if len(kinds) == 1 else "mix"))
+        if types := types - READS:
+            how = "add" if types <= ADDS else "assign" if types == {ASSIGN} else "some"
+            written.append((variable, how if how != "some" or types <= WRITES_SOME | {ASSIGN} else "mix"))
     return written
 
 
@@ -82,20 +88,24 @@ def _consumers(nodes):
     return consumers
 
 
-def _uses(consumers, name, known):
-    """The types of the ops that take a handle, those in functions and loops that it is handed on to included."""
-    types, seen, pending = set(), set(), [name]
+def _uses(consumers, name, known, always=True):
+    """The types of the ops that take a handle, also in functions, branches and loops that the handle is passed to.
+
+    An assignment in a branch or loop is ``AT_TIMES``: it may not be made.
+    """
+    types, seen, pending = set(), set(), [(name, always)]
     while pending:
-        name = pending.pop()
+        name, always = pending.pop()
         for node, position in consumers.get(name, ()) if name not in seen else ():
             called = called_by(node, known)
             if node.op in HANDS_ON:
-                pending.append(node.name)
+                pending.append((node.name, always and node.op == "Identity"))
             elif not called:
-                types.add(node.op)
+                types.add(AT_TIMES if node.op == ASSIGN and not always else node.op)
             for each in called:
                 argument = known[each].signature.input_arg[position - (node.op in BRANCHES)].name
-                types |= _uses(_consumers(known[each].node_def), argument, known)
+                inside = always and node.op in (each, *CALLS)
+                types |= _uses(_consumers(known[each].node_def), argument, known, inside)
         seen.add(name)
     return types
 
@@ -203,7 +213,7 @@ class _Freed:
         node.device, node.op = "", self._copy(node.op)
         node.attr.pop("_class", None)
         if "seed2" in node.attr and (node.attr["seed"].i or node.attr["seed2"].i):  # without one, each draws its own
-            node.attr["seed2"].i += self._salt
+            node.attr["seed2"].i += self._salt * 1_000_003  # far from the seeds of other ops
             self.random = True
         for attr in node.attr.values():
             for each in [attr.func] * attr.HasField("func") + list(attr.list.func):

@@ -156,8 +156,9 @@ def _work(flags, spec):
             say=say,
         )
         presence.finish()
-    say(f"After {result.global_step} training step(s), validation cross entropy = {result.validation.loss:g}")
-    say(f"validation accuracy = {result.validation.accuracy:g}")
+    if result.validation is not None:  # or it has been said why
+        say(f"After {result.global_step} training step(s), validation cross entropy = {result.validation.loss:g}")
+        say(f"validation accuracy = {result.validation.accuracy:g}")
 
 
 def _compare(flags, own, found):

@@ -4,12 +4,14 @@ Op for op as in the program that the book studies, weaknesses included, which th
 a loss that is summed over the batch, and a clip that keeps the logarithm from zero.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from mnistdist.limits import within
 from mnistdist.results import Evaluation
 
 IMAGE_PIXELS = 28  # the side of an image
@@ -89,22 +91,26 @@ def accuracy(y_, y):
     return tf.reduce_mean(tf.cast(tf.equal(tf.argmax(y, 1), tf.argmax(y_, 1)), tf.float32))
 
 
-def evaluate(session, model, dataset):
-    """The model's :class:`Evaluation` on a data set with ``images`` and ``labels``, in batches of a few hundred."""
-    return evaluate_and_predict(session, model, dataset)[0]
+def evaluate(session, model, dataset, timeout=None):
+    """The model's :class:`Evaluation` on a data set with ``images`` and ``labels``, in batches of a few hundred.
+
+    ``TimeoutError`` if one of them takes more than ``timeout`` seconds; None for any.
+    """
+    return evaluate_and_predict(session, model, dataset, timeout)[0]
 
 
-def evaluate_and_predict(session, model, dataset):
-    """The model's :class:`Evaluation` on a data set, and its ``y`` for each example.
+def evaluate_and_predict(session, model, dataset, timeout=None):
+    """The model's :class:`Evaluation` on a data set, and its ``y`` for each example; see :func:`evaluate`.
 
     The loss is that of the whole set in one batch, whether it is a sum over the examples or a mean, plus a constant.
     """
-    count, parts = len(dataset.images), []
+    count, parts, late = len(dataset.images), [], f"no evaluation within {timeout} s: a ps does not answer"
     fixed = model.x.shape.as_list()[0] if model.x.shape.rank else None
 
     def run(rows):
         feed = {model.x: dataset.images[rows], model.y_: dataset.labels[rows]}
-        loss, accuracy, y = session.run([model.loss, model.accuracy, model.y], feed)
+        ask = functools.partial(session.run, [model.loss, model.accuracy, model.y], feed)
+        loss, accuracy, y = within(timeout, ask, late) if timeout else ask()
         return np.array([loss, accuracy], np.float64), y
 
     size = fixed or min(count, EVALUATED_AT_ONCE)
@@ -121,7 +127,7 @@ def evaluate_and_predict(session, model, dataset):
     if len(parts) > 1 and not fixed:
         *draws, twice = (run(np.tile(np.arange(size // 2), times))[0][0] for times in (1, 1, 1, 1, 2))
         once, noise = np.mean(draws), 5 * np.ptp(draws)  # of dropout, say
-        if abs(twice - once) > 0.05 * abs(once) + noise:  # a sum
+        if abs(twice - once) > 1e-4 * abs(once) + noise:  # a sum
             constant = 2 * once - twice if abs(2 * once - twice) > noise else 0
             loss = sum(each[0] - constant for each in values) + constant
     return Evaluation(float(loss), float(accuracy)), np.concatenate(predictions)

@@ -105,9 +105,9 @@ def main():
     """Entry of the keeper: its argument is a JSON object (see ``Processes._launch``), its stdin the client's life."""
     settings = json.loads(sys.argv[1])
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    over, group = [], 0  # it is over when the client says so; by SIGTERM, too
+    signal.signal(signal.SIGTERM, lambda *_: over.append(True))
     client, keeper = os.getppid(), os.getpid()
-    group, wanted = 0, True
 
     def join_group(fatal=signal.SIGKILL):
         os.setpgid(0, group)
@@ -134,18 +134,16 @@ def main():
             # The client is gone when its end of stdin is closed, or when this process has got another parent (a copy
             # of that end may live on in a process that the client forked). Losing the controller or the nursery ends
             # the cluster too; other children are what tasks have left behind, and may end when they like.
-            while os.getppid() == client:
+            while os.getppid() == client and not over:
                 ready = {key.fd for key, _ in selector.select(timeout=1)}
                 _drain(exits)
-                wanted = 0 not in ready
-                if not wanted or (exits in ready and {controller.pid, nursery} & {pid for pid, _ in _reap()}):
+                if 0 in ready:
+                    over.append(True)
+                elif exits in ready and {controller.pid, nursery} & {pid for pid, _ in _reap()}:
                     break
-    except SystemExit:
-        wanted = False
-        raise
     finally:
         _end_group(group)
-        if not wanted or os.getppid() != client:  # else the client has to read why, and removes the folder itself
+        if over or os.getppid() != client:  # else the client has to read why, and removes the folder itself
             shutil.rmtree(settings["folder"], ignore_errors=True)
 
 

@@ -12,12 +12,22 @@ from mnistdist.network import wait_for_address
 
 ANSWER_SECONDS = 2
 OF_THE_MODEL = (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError, tf.errors.UnimplementedError)
+# What these mean is that a task has gone or is slow, not that something is wrong with a model or a folder.
+LOST_OR_SLOW = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    TimeoutError,
+)
 OF_A_LOST_TASK = (tf.errors.UnavailableError, tf.errors.AbortedError)
 ANSWERS_NOW = "Every ps answers now: was one stopped, or overloaded, for a while?"
 
 
 def gist(error):
-    """The line of a TensorFlow error's message that says something."""
+    """An error in one line: of TensorFlow's messages, the line that says something."""
+    if not isinstance(error, tf.errors.OpError):
+        return " ".join(str(error).split()) or type(error).__name__
     message = re.split(r"\nNode: .*\n", error.message)[-1]  # before it stands where in Python the op was made
     lines = [line for line in message.splitlines() if line.strip("= ") and line != "Graph execution error:"]
     whose = [line for line in lines[:1] if line.startswith("From ") and line.endswith(":")]

@@ -19,7 +19,7 @@ class Replica:
 
     Attributes:
         graph: The ``tf.Graph``.
-        model: What ``build_graph()`` returned.
+        model: Its :class:`~mnistdist.Graph`, with which the variables on the ps are evaluated.
         parameters: The variables that a trained model consists of, by name: those trained, and those it reads.
         global_step: The shared counter of updates (asynchronous) or rounds (synchronous), int64, on the first ps.
         uninitialized: Names of the shared variables that have no value yet.
@@ -99,7 +99,7 @@ def graph_seed(seed, task_index):
 def resource_variables(worker):
     """A context in which the value of a variable that was read is a copy, not a view that later updates change.
 
-    What each worker keeps for itself is put on the device ``worker``.
+    What each worker keeps for itself is put on the device ``worker``. Keras names layers from the beginning.
     """
 
     def create(make, **options):
@@ -177,7 +177,10 @@ def needed_variables(model):
 
 def local_initializer():
     """Op that gives everything that a worker keeps for itself its first state: local variables, tables, iterators."""
-    iterators = {op.inputs[1].ref(): op for op in tf.get_default_graph().get_operations() if op.type == "MakeIterator"}
+    iterators = {}
+    for op in tf.get_default_graph().get_operations():
+        if op.type == "MakeIterator" and iterators.setdefault(op.inputs[1].ref(), op) is not op:
+            raise ValueError(f"build_graph: expected one initializer of each iterator, got {op.name!r} besides")
     return tf.group(tf.local_variables_initializer(), tf.tables_initializer(), *iterators.values())
 
 

@@ -117,10 +117,11 @@ class Run:
     def predictions(self):
         """The class that the model gives each test example, int64 of shape (examples,).
 
-        Raises ``ValueError`` if the training had no test set.
+        Raises ``ValueError`` if the training had no test set, or the evaluation failed.
         """
         if self.model.probabilities is None:
-            raise ValueError("no predictions: the training had no test set; give train() data with one")
+            why = self.error or "the training had no test set; give train() data with one"
+            raise ValueError(f"no predictions: {why}")
         return self.model.probabilities.argmax(axis=1)
 
     def plot_loss(self):

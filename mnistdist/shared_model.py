@@ -1,18 +1,21 @@
 """The model of a training: tried before it, and read, evaluated and dropped when it is over."""
 
+from types import SimpleNamespace
+
 import tensorflow.compat.v1 as tf
 
 from mnistdist.between_graph import build_design
 from mnistdist.cutting import CannotCut
 from mnistdist.limits import CLOSE_SECONDS, timed_run, within
 from mnistdist.model import build_model, evaluate, evaluate_and_predict
-from mnistdist.outages import gist
+from mnistdist.outages import LOST_OR_SLOW, gist
 from mnistdist.replica import local_initializer, resource_variables
 from mnistdist.results import SharedModel
 from mnistdist.sessions import queue_runners, session_config
 from mnistdist.tensorflow_private import forget_devices
 
 TIMEOUT = 180  # seconds
+LEAST_TO_INITIALISE = 60  # seconds, however soon a step has to be made
 
 
 def try_model(cluster_spec, *, data, batch_size, timeout, design, build_graph=build_model, **replica_options):
@@ -31,15 +34,18 @@ def try_model(cluster_spec, *, data, batch_size, timeout, design, build_graph=bu
         tf.train.get_or_create_global_step()
         model, init = build_graph(), tf.global_variables_initializer()
         local_init = local_initializer()
-        feed = dict(zip((model.x, model.y_), data.train.next_batch(batch_size), strict=True))
+        images, labels = data.train.next_batch(batch_size)
         forget_devices(graph)
-        with tf.Session() as session, queue_runners(session, graph):
+        with tf.Session() as session:
+            what = "its variables can't be initialised"
             try:
-                timed_run(session, init, timeout)
-                timed_run(session, local_init, timeout)
-                timed_run(session, [model.y, model.loss, model.accuracy], timeout, feed)
-            except tf.errors.OpError as error:
-                raise ValueError(f"build_graph: the model fails on a batch of {batch_size}: {gist(error)}") from None
+                for op in init, local_init:
+                    timed_run(session, op, timeout and max(timeout, LEAST_TO_INITIALISE))
+                what = f"the model fails on a batch of {batch_size}"
+                with queue_runners(session, graph):
+                    evaluate_and_predict(session, model, SimpleNamespace(images=images, labels=labels), timeout)
+            except (tf.errors.OpError, IndexError, TypeError, TimeoutError) as error:
+                raise ValueError(f"build_graph: {what}: {gist(error)}") from None
     return why
 
 
@@ -60,9 +66,10 @@ def read_shared_model(target, cluster_spec, task_index, *, data, design="fast", 
                 with queue_runners(session, replica.graph):
                     validation = data.validation and evaluate(session, replica.model, data.validation)
                     test = data.test and evaluate_and_predict(session, replica.model, data.test)
-            except (tf.errors.OpError, ValueError) as error:
-                why = gist(error) if isinstance(error, tf.errors.OpError) else str(error)
-                return SharedModel(int(step), variables, None, None, None, why)
+            except LOST_OR_SLOW:
+                raise
+            except Exception as error:  # the training is complete, and not to be lost with it
+                return SharedModel(int(step), variables, None, None, None, gist(error))
             return SharedModel(int(step), variables, validation, *(test or (None, None)))
 
     return within(TIMEOUT, read, f"the trained model could not be read within {TIMEOUT} s: a ps does not answer")

@@ -141,7 +141,7 @@ def train(
         refusal = None
         try:
             if build_graph is not None or optimizer is not None:
-                tried = data, {"batch_size": batch_size, "timeout": step_timeout or 60}, replica_options
+                tried = data, {"batch_size": batch_size, "timeout": step_timeout}, replica_options
                 ((refusal, why),) = on_workers(cluster, _try, [0], tried, step_timeout, held)
                 if why and (local_steps != 1 or steps_per_run is not None):
                     refusal = f"{why}: that needs design='listing', without local_steps or steps_per_run"

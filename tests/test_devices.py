@@ -283,7 +283,7 @@ def look():
     asked = set()
     for build in (build_replica, build_fast_replica) if job == "worker" else ():
         model = build(spec, index).model
-        asked |= {tensor.device for tensor in (model.x, model.y, model.loss)}
+        asked |= {tensor.device for tensor in (model.y, model.loss)}
     return os.environ["CUDA_VISIBLE_DEVICES"], os.environ.get("TF_FORCE_GPU_ALLOW_GROWTH"), sorted(asked)
 
 with Cluster(ps=1, workers=4, network="private") as cluster:

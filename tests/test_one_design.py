@@ -438,6 +438,47 @@ def test_a_model_that_fails_on_a_batch_fails_before_anything_starts(alone):
         train(alone, build_graph=fails_at_once, steps=20, batch_size=8, data=zoo.data())
 
 
+def counts_its_steps(write):
+    """A model in which each worker counts its own steps, in a row of its own, by reading and writing them."""
+
+    def build():
+        from mnistdist.nursery import own_task
+
+        x, y_ = zoo.inputs()
+        w = tf.get_variable("w", [], initializer=tf.zeros_initializer())
+        with tf.control_dependencies([write(own_task().index)]):
+            return zoo.plain(x, y_, tf.identity(w))
+
+    return build
+
+
+def by_row(index):
+    counts = tf.get_variable("counts", [2], initializer=tf.zeros_initializer(), trainable=False)
+    return counts.scatter_update(tf.IndexedSlices(counts[index] + 1, index))
+
+
+def by_slice(index):
+    counts = tf.get_variable("counts", [2], initializer=tf.zeros_initializer(), trainable=False)
+    return counts[index].assign(counts[index] + 1)
+
+
+def in_a_branch(index):
+    counts = [tf.get_variable(f"count{i}", [], initializer=tf.zeros_initializer(), trainable=False) for i in (0, 1)]
+    mine = [tf.placeholder_with_default(i == index, []) for i in (0, 1)]
+    return tf.group(*(tf.cond(m, lambda v=v: v.assign(v + 1).op, tf.no_op) for m, v in zip(mine, counts, strict=True)))
+
+
+@pytest.mark.parametrize("write", [by_row, by_slice, in_a_branch])
+@pytest.mark.parametrize("sync", [False, True])
+def test_what_a_worker_has_not_written_is_not_taken_back(two, capsys, write, sync):
+    options = {"optimizer": tf.train.GradientDescentOptimizer, "steps": 80, "data": zoo.data(), "sync": sync}
+    made = train(two, build_graph=counts_its_steps(write), **options)
+    assert capsys.readouterr().err == ""
+    values = made.model.variables
+    counts = values["counts"] if "counts" in values else [values["count0"], values["count1"]]
+    assert list(counts) == [(made.steps.worker == index).sum() for index in (0, 1)]
+
+
 def looks_up(rows):
     """A model that looks a row up for each example in a table of so many."""
 

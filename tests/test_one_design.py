@@ -468,6 +468,32 @@ def in_a_branch(index):
     return tf.group(*(tf.cond(m, lambda v=v: v.assign(v + 1).op, tf.no_op) for m, v in zip(mine, counts, strict=True)))
 
 
+def without_initial_values():
+    x, y_ = zoo.inputs()
+    w = tf.get_variable("w", initializer=tf.debugging.check_numerics(tf.constant(np.inf), "not a number"))
+    return zoo.plain(x, y_, 2 * w)
+
+
+def counts_epochs():
+    """A queue whose thread has to read a variable and a table, which are to be there when it begins."""
+    x, y_ = zoo.inputs()
+    values = tf.lookup.KeyValueTensorInitializer(tf.range(3, dtype=tf.int64), tf.constant([1.0, 2.0, 3.0]))
+    table = tf.lookup.StaticHashTable(values, 0.0)
+    number = tf.train.range_input_producer(3, num_epochs=1000, shuffle=False).dequeue()
+    found = tf.train.batch([table.lookup(tf.cast(number, tf.int64))], 1)
+    return zoo.plain(x, y_, tf.get_variable("w", [], initializer=tf.zeros_initializer()) * found[0])
+
+
+def test_queues_begin_when_all_is_initialised(alone):
+    options = {"optimizer": tf.train.GradientDescentOptimizer, "learning_rate": 1.0, "data": zoo.data()}
+    assert train(alone, build_graph=counts_epochs, steps=3, **options).model.variables["w"] == -6
+
+
+def test_initial_values_that_fail_are_told_before_anything_starts(alone):
+    with pytest.raises(ValueError, match=r"build_graph: its variables can't be initialised: [^\n]*$"):
+        train(alone, build_graph=without_initial_values, steps=3, data=zoo.data())
+
+
 @pytest.mark.parametrize("write", [by_row, by_slice, in_a_branch])
 @pytest.mark.parametrize("sync", [False, True])
 def test_what_a_worker_has_not_written_is_not_taken_back(two, capsys, write, sync):

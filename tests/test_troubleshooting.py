@@ -238,10 +238,9 @@ def slow_evaluation(monkeypatch, **_):
     from mnistdist import between_graph
 
     release = threading.Event()
-    session = SimpleNamespace(run=lambda *_, **__: 1)
+    session = SimpleNamespace(run=lambda fetches, *_, **__: release.wait(30) if isinstance(fetches, list) else 1)
     monkeypatch.setattr(between_graph, "worker_session", lambda *_, **__: contextlib.nullcontext(session))
-    monkeypatch.setattr(between_graph, "evaluate", lambda *_: release.wait(30))
-    data = SimpleNamespace(train=None, validation=object())
+    data = SimpleNamespace(train=None, validation=SimpleNamespace(images=np.zeros((2, 784)), labels=np.zeros((2, 10))))
     spec = {"ps": ["p:1"], "worker": ["w:1"]}
     with pytest.raises(TimeoutError) as caught:
         between_graph.run_worker("", spec, 0, data=data, steps=1, wait_timeout=0.1, design="listing")
@@ -296,6 +295,13 @@ def scaling(by_python, tf):
             return super().apply_gradients([(g * by, v) for g, v in pairs], *args, **options)
 
     return Scaling
+
+
+def two_initializers(x, tf):
+    iterator = tf.data.Iterator.from_structure(tf.float32, [])
+    for number in 1.0, 2.0:
+        iterator.make_initializer(tf.data.Dataset.from_tensors(number))
+    return tf.get_variable("w", []) * iterator.get_next()
 
 
 def loss_of_rows(x, tf):
@@ -439,6 +445,7 @@ DIRECT = {
     "build_graph: expected a loss with a gradient, got one that depends on no variable": refused(
         lambda x, tf: tf.reduce_mean(x)
     ),
+    "build_graph: expected one initializer of each iterator, got … besides": refused(two_initializers),
     "build_graph: expected x and y_ to be all that is fed, got … besides": refused(
         lambda x, tf: tf.get_variable("w", []) * tf.placeholder(tf.float32, [])
     ),
@@ -547,6 +554,7 @@ IN_TESTS = {
         "test_logdir",
         ": it is of another model or optimizer ",
     ),
+    "build_graph: its variables can't be initialised: …": ("test_one_design", "its variables can't be initialised: "),
     "build_graph: the model fails on a batch of …: …": (
         "test_one_design",
         "build_graph: the model fails on a batch of 8: ",

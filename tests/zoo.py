@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from mnistdist import DataSet, Datasets, Graph
-from mnistdist.tensorflow_private import forget_devices
+from mnistdist.tensorflow_private import begin_layer_names, forget_devices
 
 EQUAL, ONE_WORKER, PROPERTY, REFUSED = "equal", "equal for one worker", "property only", "refused"
 ROWS, FEATURES, CLASSES = 8, 6, 3
@@ -61,6 +61,7 @@ def oracle(name, steps=STEPS, seed=3):
 
     with tf.Graph().as_default() as graph, tf.variable_creator_scope(resource):
         tf.set_random_seed(seed)
+        begin_layer_names()
         global_step = tf.train.get_or_create_global_step()
         model = entry.build()
         opt = entry.optimizer(entry.rate)
@@ -502,7 +503,7 @@ OWN = {
     "exponential": (layers, by_step(lambda rate, step: tf.train.exponential_decay(rate, step, 3, 0.5)), 0.5),
 }
 for _name, (_build, _optimizer, _rate) in OWN.items():
-    _listing = _name in ("accumulates", "looks_ahead") and "several ps"  # each updates all variables in one tf.cond
+    _listing = _name in ("accumulates", "looks_ahead", "scales_loss") and "several ps"  # all is in one tf.cond
     ZOO[_name] = Kind(_build, _optimizer, _rate, EQUAL, "a constant batch, and variables only", _listing)
 ZOO["noisy"] = Kind(layers, Noisy, 0.1, PROPERTY, "the optimizer draws noise", False)
 

@@ -485,8 +485,9 @@ def _devices(cluster_spec, worker):
 
 
 def dropping(graph):
-    """Op that frees all that this worker keeps."""
-    kept, dropped = [op for op in graph.get_operations() if is_handle(op) and "/job:worker" in op.device], []
+    """Op that frees what this worker keeps, but for queues, of which runs may be waiting."""
+    handles, dropped = [op for op in graph.get_operations() if is_handle(op) and "Queue" not in op.type], []
+    kept = [op for op in handles if "/job:worker" in op.device]
     for op in kept:
         with tf.device(op.device):
             dropped.append(tf.raw_ops.DestroyResourceOp(resource=op.outputs[0], ignore_lookup_error=True))

@@ -168,8 +168,9 @@ def train_loop(
 
     Args:
         session: From :func:`mnistdist.sessions.worker_session`.
-        replica: From :func:`build_replica`.
-        dataset: Has ``next_batch(batch_size)``, which gives images and one-hot labels.
+        replica: From :func:`build_replica`, or of the fast design.
+        dataset: Has ``next_batch(batch_size)``, which gives images and one-hot labels; in the fast design, the very set
+            that the replica was built with.
         task_index: Which worker this is.
         steps: Updates of all workers together (asynchronous), or rounds (synchronous). A worker that is in a step when
             the last one is counted finishes it, so in asynchronous training there may be up to ``workers - 1`` more. In

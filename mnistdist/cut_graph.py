@@ -435,9 +435,9 @@ def build_fast_replica(
                 update = update_of(opt, pairs)
         advance = rounds = None
         starts, count_start = count_starts(global_step, task_index, workers)
-        uninitialized = tf.report_uninitialized_variables([*tf.global_variables(), starts])
         local_init = [local_initializer()]
         step = Step(model, pairs, update, worker, local_steps > 1)
+        uninitialized = tf.report_uninitialized_variables([*tf.global_variables(), starts])
         if train_set is not None:
             with tf.device(worker):
                 batches = Batches(train_set, model)

@@ -170,7 +170,7 @@ class Function:
             function.signature.input_arg.add(name=names[tensor.name], type=tensor.dtype.as_datatype_enum)
         for op in self.ops:
             names |= _outputs_in_function(op)
-        library = _Freed(function.signature.name, salt)
+        library = _Copies(function.signature.name, salt)
         for op in self.ops:
             node = function.node_def.add()
             node.CopyFrom(op.node_def)
@@ -201,7 +201,7 @@ def _outputs_in_function(op):
     return names
 
 
-class _Freed:
+class _Copies:
     """Nodes, and copies of the functions that they call, that run where they are called, with seeds of their own."""
 
     def __init__(self, prefix, salt):

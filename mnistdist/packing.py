@@ -64,7 +64,7 @@ class Pack:
         return tensors
 
     def _constant(self, device, value, dtype=tf.int32):
-        """The same op for all steps and runs: each with constants of its own, a graph would have twice as many ops."""
+        """One op for all calls: each with constants of its own, a graph would have twice as many ops."""
         key = device, dtype, tuple(value)
         if key not in self._constants:
             with tf.control_dependencies(None), tf.device(device):

@@ -52,7 +52,7 @@ def two_ps():
 
 
 @pytest.mark.parametrize("sync", [False, True])
-def test_several_ps_hold_a_shard_each_and_every_update_counts_once(two_ps, sync):
+def test_on_several_ps_every_update_counts_once(two_ps, sync):
     run = train(two_ps, steps=150, sync=sync, seed=1)
     assert run.global_step == 150 if sync else 150 <= run.global_step <= 150 + STEPS_PER_RUN
     steps = run.steps
@@ -234,7 +234,7 @@ def test_no_worker_keeps_the_images_or_the_parameters_of_a_training_that_is_over
 
 
 class Clipped(tf.train.GradientDescentOptimizer):
-    """Each gradient within [-1, 1]: what a copy of the graph, in which all are one vector, would not know of."""
+    """Each gradient within [-1, 1]."""
 
     def compute_gradients(self, *args, **kwargs):
         pairs = super().compute_gradients(*args, **kwargs)

@@ -17,12 +17,6 @@ cloudpickle.register_pickle_by_value(zoo)
 
 
 @pytest.fixture(scope="module")
-def alone():
-    with Cluster(ps=1, workers=1) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def two():
     with Cluster(ps=2, workers=2) as running:
         yield running

@@ -31,12 +31,6 @@ def some(*kinds):
 
 
 @pytest.fixture(scope="module")
-def one_worker():
-    with Cluster(ps=1, workers=1) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def two_workers():
     with Cluster(ps=2, workers=2) as running:
         yield running
@@ -96,8 +90,8 @@ def ask_for_the_device():
 
 
 @pytest.mark.parametrize("name", some(zoo.EQUAL, zoo.ONE_WORKER))
-def test_one_worker_trains_as_one_process_does(one_worker, name):
-    compare(one_worker, name, run(one_worker, name, steps_per_run=None if zoo.ZOO[name].listing else 4))
+def test_one_worker_trains_as_one_process_does(alone, name):
+    compare(alone, name, run(alone, name, steps_per_run=None if zoo.ZOO[name].listing else 4))
 
 
 @pytest.mark.parametrize("name", some(zoo.EQUAL, zoo.ONE_WORKER)[::2])
@@ -117,12 +111,12 @@ def test_synchronous_rounds_of_the_same_batch_train_as_one_process_does(two_work
 
 
 @pytest.mark.parametrize("name", some(zoo.EQUAL, zoo.ONE_WORKER))
-def test_the_design_of_the_listing_trains_as_one_process_does(one_worker, name):
+def test_the_design_of_the_listing_trains_as_one_process_does(alone, name):
     if name in FAST_ONLY:
         with pytest.raises(ValueError, match="that needs design='fast'"):
-            run(one_worker, name, design="listing")
+            run(alone, name, design="listing")
     else:
-        compare(one_worker, name, run(one_worker, name, design="listing"))
+        compare(alone, name, run(alone, name, design="listing"))
 
 
 @pytest.mark.parametrize("name", some(zoo.PROPERTY))
@@ -138,11 +132,11 @@ def test_each_step_of_each_worker_draws_anew(two_workers, name, design):
 @pytest.mark.parametrize("name", some(zoo.REFUSED))
 @pytest.mark.parametrize("sync", [False, True])
 @pytest.mark.parametrize("design", ["fast", "listing"])
-def test_what_nobody_can_train_is_refused_in_one_line_before_anything_starts(one_worker, name, sync, design):
-    pids = [task.pid for task in one_worker.tasks]
+def test_what_nobody_can_train_is_refused_in_one_line_before_anything_starts(alone, name, sync, design):
+    pids = [task.pid for task in alone.tasks]
     with pytest.raises(ValueError, match=r"^(build_graph|optimizer): expected [^\n]*$"):
-        run(one_worker, name, sync=sync, design=design)
-    assert [task.pid for task in one_worker.tasks] == pids
+        run(alone, name, sync=sync, design=design)
+    assert [task.pid for task in alone.tasks] == pids
 
 
 def test_the_catalogue_is_large_and_little_of_it_falls_back():

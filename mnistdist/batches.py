@@ -13,9 +13,8 @@ class Batches:
 
     def __init__(self, train_set, model):
         self.train_set, self._model = train_set, model
-        images, labels = train_set.stored
-        self._values, self._variables, self._fill = [images, labels], [], []
-        for name, value in (("images", images), ("labels", labels)):
+        self._variables, self._fill = [], []
+        for name, value in zip(("images", "labels"), train_set.stored, strict=True):
             given = tf.placeholder(value.dtype, value.shape)
             zeros = functools.partial(tf.zeros, value.shape, value.dtype)
             variable = tf.Variable(zeros, name=f"mnistdist/{name}", trainable=False, collections=["data"])
@@ -24,7 +23,7 @@ class Batches:
 
     def fill(self, session, timeout):
         """Bring the data to the worker."""
-        for (assign, given), value in zip(self._fill, self._values, strict=True):
+        for (assign, given), value in zip(self._fill, self.train_set.stored, strict=True):
             timed_run(session, assign, timeout, {given: value})
 
     def batch(self, rows):

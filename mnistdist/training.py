@@ -129,9 +129,7 @@ def train(
 
     replica_options = {"learning_rate": learning_rate, "sync": sync, "replicas_to_aggregate": replicas_to_aggregate}
     replica_options |= {"seed": seed, "container": f"train-{os.getpid()}-{next(_runs)}", "design": design}
-    if design == "fast":
-        replica_options["local_steps"] = local_steps
-        replica_options["steps_per_run"] = steps_per_run or (1 if on_step else None)
+    replica_options |= {"local_steps": local_steps, "steps_per_run": steps_per_run or (1 if on_step else None)}
     replica_options |= {k: v for k, v in (("build_graph", build_graph), ("optimizer", optimizer)) if v is not None}
     run_options = {"steps": steps, "batch_size": batch_size, "on_step": on_step, "step_timeout": step_timeout}
     run_options |= {"logdir": logdir, "save_steps": save_steps}
@@ -148,7 +146,6 @@ def train(
                 elif why:
                     print(f"{why}: trained in the listing's design", file=sys.stderr)
                     replica_options["design"] = "listing"
-                    del replica_options["local_steps"], replica_options["steps_per_run"]
             if refusal is not None:
                 raise ValueError(refusal)
             results = on_workers(cluster, _train, range(workers), arguments, step_timeout, held, **watch)

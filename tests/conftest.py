@@ -42,6 +42,13 @@ def alone():
         yield running
 
 
+@pytest.fixture(scope="module")
+def two_ps():
+    """A cluster with two ps and two workers."""
+    with Cluster(ps=2, workers=2) as running:
+        yield running
+
+
 @pytest.fixture
 def run_python(tmp_path):
     """Start a Python client in a process of its own: ``run_python(code)`` is a ``Popen`` with pipes."""

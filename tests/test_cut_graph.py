@@ -45,12 +45,6 @@ def test_one_worker_makes_the_same_steps_in_both_designs(steps_per_run, model, o
     assert fast.test.accuracy == pytest.approx(listing.test.accuracy, abs=5e-3)
 
 
-@pytest.fixture(scope="module")
-def two_ps():
-    with Cluster(ps=2, workers=2) as cluster:
-        yield cluster
-
-
 @pytest.mark.parametrize("sync", [False, True])
 def test_on_several_ps_every_update_counts_once(two_ps, sync):
     run = train(two_ps, steps=150, sync=sync, seed=1)

@@ -16,16 +16,10 @@ from mnistdist.model import evaluate
 cloudpickle.register_pickle_by_value(zoo)
 
 
-@pytest.fixture(scope="module")
-def two():
-    with Cluster(ps=2, workers=2) as running:
-        yield running
-
-
 @pytest.fixture(params=["async", "sync"])
-def cluster_and_mode(request, alone, two):
+def cluster_and_mode(request, alone, two_ps):
     """One worker's steps, or rounds of two workers with the same batch: both are to come out as one process does."""
-    return (alone, {}) if request.param == "async" else (two, {"sync": True})
+    return (alone, {}) if request.param == "async" else (two_ps, {"sync": True})
 
 
 def scalars(cluster_and_mode, optimizer, steps=10, rate=1.0):
@@ -84,9 +78,9 @@ def rate_in_a_variable(rate):
     return tf.train.GradientDescentOptimizer(tf.Variable(rate, trainable=False))
 
 
-def test_a_rate_in_a_variable(cluster_and_mode, two):
+def test_a_rate_in_a_variable(cluster_and_mode, two_ps):
     assert scalars(cluster_and_mode, rate_in_a_variable) == pytest.approx((-30, -40))
-    made = train(two, build_graph=zoo.two_scalars, optimizer=rate_in_a_variable, learning_rate=1.0, steps=50,
+    made = train(two_ps, build_graph=zoo.two_scalars, optimizer=rate_in_a_variable, learning_rate=1.0, steps=50,
                  data=zoo.data(), batch_size=8)  # fmt: skip
     assert made.model.variables["a"] == pytest.approx(-3 * made.global_step)
 
@@ -94,8 +88,8 @@ def test_a_rate_in_a_variable(cluster_and_mode, two):
 @pytest.mark.parametrize("design", ["fast", "listing"])
 @pytest.mark.parametrize("sync", [False, True])
 @pytest.mark.parametrize("name", ["random_with_a_seed", "dropout", "random_in_a_function"])
-def test_each_step_draws_other_numbers_and_other_ones_on_each_worker(two, name, sync, design):
-    losses = run(two, name, steps=200, sync=sync, design=design).steps.loss.tolist()
+def test_each_step_draws_other_numbers_and_other_ones_on_each_worker(two_ps, name, sync, design):
+    losses = run(two_ps, name, steps=200, sync=sync, design=design).steps.loss.tolist()
     assert len(losses) >= 200
     assert len(set(losses)) == len(losses)
 
@@ -118,8 +112,8 @@ def counts():
 
 
 @pytest.mark.parametrize("sync", [False, True])
-def test_each_worker_takes_each_element_of_its_iterator_once(two, sync):
-    steps = train(two, build_graph=counts, steps=200, sync=sync, data=zoo.data(), batch_size=8).steps
+def test_each_worker_takes_each_element_of_its_iterator_once(two_ps, sync):
+    steps = train(two_ps, build_graph=counts, steps=200, sync=sync, data=zoo.data(), batch_size=8).steps
     for _, own in steps.sort_values("local_step").groupby("worker"):
         assert own.loss.tolist() == list(range(len(own)))
 
@@ -132,20 +126,20 @@ def one_from_another():
 
 
 @pytest.mark.parametrize("sync", [False, True])
-def test_a_variable_that_begins_as_another(two, sync):
-    made = train(two, build_graph=one_from_another, steps=5, sync=sync, data=zoo.data(), batch_size=8,
+def test_a_variable_that_begins_as_another(two_ps, sync):
+    made = train(two_ps, build_graph=one_from_another, steps=5, sync=sync, data=zoo.data(), batch_size=8,
                  optimizer=tf.train.GradientDescentOptimizer)  # fmt: skip
     assert made.model.variables["a"] == made.model.variables["b"]
 
 
 @pytest.mark.parametrize("name", ["two_optimizers", "accumulates", "own_slots", "reference_style"])
-def test_rounds_of_the_listings_design_are_counted_whatever_the_optimizer_does(two, name):
-    compare(two, name, run(two, name, sync=True, design="listing"))
+def test_rounds_of_the_listings_design_are_counted_whatever_the_optimizer_does(two_ps, name):
+    compare(two_ps, name, run(two_ps, name, sync=True, design="listing"))
 
 
-def test_a_function_of_the_optimizers_that_takes_variables_on_two_ps_is_refused(two):
+def test_a_function_of_the_optimizers_that_takes_variables_on_two_ps_is_refused(two_ps):
     with pytest.raises(ValueError, match=r"takes variables into a tf\.function: that needs design='fast'$"):
-        train(two, build_graph=zoo.layers, optimizer=zoo.OneFunction, steps=2, data=zoo.data(), batch_size=8)
+        train(two_ps, build_graph=zoo.layers, optimizer=zoo.OneFunction, steps=2, data=zoo.data(), batch_size=8)
 
 
 def in_bfloat16():
@@ -184,18 +178,18 @@ def in_bfloat16():
         ),
     ],
 )
-def test_a_refusal_says_what_is_wrong(two, name, design, sync, message):
+def test_a_refusal_says_what_is_wrong(two_ps, name, design, sync, message):
     with pytest.raises(ValueError, match=re.escape(message) + "$"):
-        run(two, name, design=design, sync=sync)
+        run(two_ps, name, design=design, sync=sync)
 
 
-def test_rounds_of_bfloat16_are_refused(two):
+def test_rounds_of_bfloat16_are_refused(two_ps):
     options = {"steps": 2, "sync": True, "data": zoo.data(), "batch_size": 8, "optimizer": zoo.OPTIMIZERS["sgd"]}
     with pytest.raises(
         ValueError,
         match="sync=True: expected an optimizer that needs only gradients, of 16, 32 or 64 bits, got one that",
     ):
-        train(two, build_graph=in_bfloat16, **options)
+        train(two_ps, build_graph=in_bfloat16, **options)
 
 
 READ_ANYWHERE = ["embedding", "gather_with_duplicates", "partitioned", "partitioned_embedding", "while_loop", "cond"]
@@ -216,18 +210,18 @@ def test_sampled_losses_train(cluster_and_mode, name):
     assert losses.tail(20).mean() < losses.head(20).mean()
 
 
-def test_an_rnn_by_scan_in_the_design_of_the_listing(alone, two):
+def test_an_rnn_by_scan_in_the_design_of_the_listing(alone, two_ps):
     compare(alone, "rnn_by_scan", run(alone, "rnn_by_scan", design="listing"))
-    compare(two, "rnn_by_scan", run(two, "rnn_by_scan", design="listing", sync=True))
+    compare(two_ps, "rnn_by_scan", run(two_ps, "rnn_by_scan", design="listing", sync=True))
 
 
 @pytest.mark.parametrize("design", ["fast", "listing"])
 @pytest.mark.parametrize("sync", [False, True])
 @pytest.mark.parametrize("assign", [False, True])
-def test_batch_normalisation_is_saved_and_restored(two, tmp_path, assign, sync, design):
+def test_batch_normalisation_is_saved_and_restored(two_ps, tmp_path, assign, sync, design):
     build = functools.partial(zoo.batch_normalisation, assign)
     options = {"data": zoo.data(), "batch_size": zoo.ROWS, "seed": 3, "learning_rate": 0.5}
-    made = train(two, build_graph=build, steps=100, sync=sync, design=design, **options)
+    made = train(two_ps, build_graph=build, steps=100, sync=sync, design=design, **options)
     made.save(tmp_path / "model.npz")
     with tf.Graph().as_default(), tf.Session() as session:
         model = build()
@@ -271,8 +265,8 @@ def counter():
 
 
 @pytest.mark.parametrize("sync", [False, True])
-def test_what_a_model_adds_up_is_the_sum_of_all_workers(two, sync):
-    made = train(two, build_graph=counter, steps=100, sync=sync, data=zoo.data(), batch_size=8)
+def test_what_a_model_adds_up_is_the_sum_of_all_workers(two_ps, sync):
+    made = train(two_ps, build_graph=counter, steps=100, sync=sync, data=zoo.data(), batch_size=8)
     assert made.model.variables["seen"] == 8 * len(made.steps)
 
 
@@ -304,8 +298,8 @@ def test_what_a_worker_keeps_is_there_in_training_and_evaluation(cluster_and_mod
 
 
 @pytest.mark.parametrize("sync", [False, True])
-def test_a_saver_of_the_readers_own_graph_reads_the_checkpoint(two, tmp_path, sync):
-    made = train(two, steps=40, sync=sync, seed=1, logdir=tmp_path, build_graph=zoo.layers, batch_size=8,
+def test_a_saver_of_the_readers_own_graph_reads_the_checkpoint(two_ps, tmp_path, sync):
+    made = train(two_ps, steps=40, sync=sync, seed=1, logdir=tmp_path, build_graph=zoo.layers, batch_size=8,
                  data=zoo.data(), optimizer=zoo.OPTIMIZERS["momentum"])  # fmt: skip
     with tf.Graph().as_default(), tf.Session() as session:
         step = tf.train.get_or_create_global_step()
@@ -349,8 +343,8 @@ def large():
 
 
 @pytest.mark.parametrize("sync", [False, True])
-def test_a_constant_of_120_mb(two, sync):
-    assert train(two, build_graph=large, steps=200, sync=sync, data=zoo.data(), batch_size=8).global_step >= 200
+def test_a_constant_of_120_mb(two_ps, sync):
+    assert train(two_ps, build_graph=large, steps=200, sync=sync, data=zoo.data(), batch_size=8).global_step >= 200
 
 
 class Counted:
@@ -489,9 +483,9 @@ def test_initial_values_that_fail_are_told_before_anything_starts(alone):
 
 @pytest.mark.parametrize("write", [by_row, by_slice, in_a_branch])
 @pytest.mark.parametrize("sync", [False, True])
-def test_what_a_worker_has_not_written_is_not_taken_back(two, capsys, write, sync):
+def test_what_a_worker_has_not_written_is_not_taken_back(two_ps, capsys, write, sync):
     options = {"optimizer": tf.train.GradientDescentOptimizer, "steps": 80, "data": zoo.data(), "sync": sync}
-    made = train(two, build_graph=counts_its_steps(write), **options)
+    made = train(two_ps, build_graph=counts_its_steps(write), **options)
     assert capsys.readouterr().err == ""
     values = made.model.variables
     counts = values["counts"] if "counts" in values else [values["count0"], values["count1"]]

@@ -31,12 +31,6 @@ def some(*kinds):
 
 
 @pytest.fixture(scope="module")
-def two_workers():
-    with Cluster(ps=2, workers=2) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def second_device():
     """A worker whose device is another than that where TensorFlow puts what asks for none: a stand-in for a GPU."""
 
@@ -102,12 +96,12 @@ def test_a_worker_on_a_second_device_trains_as_one_process_does(second_device, n
 
 
 @pytest.mark.parametrize("name", some(zoo.EQUAL))
-def test_synchronous_rounds_of_the_same_batch_train_as_one_process_does(two_workers, name):
+def test_synchronous_rounds_of_the_same_batch_train_as_one_process_does(two_ps, name):
     if name in NOT_IN_ROUNDS:
         with pytest.raises(ValueError, match="the optimizer calls a Python function, which is in the workers only"):
-            run(two_workers, name, sync=True)
+            run(two_ps, name, sync=True)
     else:
-        compare(two_workers, name, run(two_workers, name, sync=True))
+        compare(two_ps, name, run(two_ps, name, sync=True))
 
 
 @pytest.mark.parametrize("name", some(zoo.EQUAL, zoo.ONE_WORKER))
@@ -121,8 +115,8 @@ def test_the_design_of_the_listing_trains_as_one_process_does(alone, name):
 
 @pytest.mark.parametrize("name", some(zoo.PROPERTY))
 @pytest.mark.parametrize("design", ["fast", "listing"])
-def test_each_step_of_each_worker_draws_anew(two_workers, name, design):
-    made = run(two_workers, name, steps=30, design=design)
+def test_each_step_of_each_worker_draws_anew(two_ps, name, design):
+    made = run(two_ps, name, steps=30, design=design)
     assert np.isfinite(made.steps.loss).all()
     # Where only the optimizer draws, two workers that pull the same variables have the same loss.
     for _, steps in made.steps.groupby("worker") if name == "noisy" else [(None, made.steps)]:

@@ -9,8 +9,8 @@ import time
 
 import tensorflow.compat.v1 as tf
 
-from mnistdist.between_graph import Replica, chief_ops
-from mnistdist.limits import run_options
+from mnistdist.training.worker import Replica, chief_ops
+from mnistdist.training.deadlines import run_options
 from mnistdist.model import Graph, accuracy
 
 

@@ -18,9 +18,9 @@ import threading
 import time
 from pathlib import Path
 
-from mnistdist.devices import assign, available_cores
+from mnistdist.cluster.pinning import assign, available_cores
 from mnistdist.errors import PLAIN, describe_exit
-from mnistdist.network import enter_private_network, listing_addresses, loopback_addresses, parse_address
+from mnistdist.cluster.network import enter_private_network, listing_addresses, loopback_addresses, parse_address
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,7 +32,7 @@ def run_tasks(peer, *, ps, coordinator, private, timeout, **settings):
         peer: A name that ``benchmarks.peer_tasks`` knows.
         ps: Number of ps tasks, each with an address.
         coordinator: Whether there is a process that drives the others. It reports then; otherwise all workers do.
-        private: Whether the tasks get a network of their own (``mnistdist.network.private_network_available``).
+        private: Whether the tasks get a network of their own (``mnistdist.cluster.network.private_network_available``).
         timeout: Seconds that all of it may take.
         settings: What else the tasks are to know; JSON.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.peer_processes import end_with_caller, report
 from mnistdist.datasets import read_data_sets
-from mnistdist.network import parse_address, wait_for_address
+from mnistdist.cluster.network import parse_address, wait_for_address
 
 BATCH, RATE = 100, 0.01
 
@@ -130,7 +130,7 @@ def parameter_server(settings, job, index):
 
     spec = tf.train.ClusterSpec(settings["spec"])
     if job != "coordinator":
-        from mnistdist.sessions import server_config
+        from mnistdist.training.session import server_config
 
         tf.distribute.Server(spec, job_name=job, task_index=index, config=server_config()).join()
     for name, addresses in settings["spec"].items():

@@ -42,8 +42,8 @@ def run_design(design, options, steps, seed, container):
 
     from benchmarks.listing import build_listing
     from mnistdist import read_data_sets
-    from mnistdist.cut_graph import build_fast_replica
-    from mnistdist.sessions import worker_session
+    from mnistdist.training.designs.fast import build_fast_replica
+    from mnistdist.training.session import worker_session
 
     here = get_ipython().user_ns
     spec, index, target = here["cluster_spec"], here["task_index"], here["server"].target

@@ -21,8 +21,8 @@ import time
 from mnistdist import __version__
 from mnistdist._output import complain, guarded, say
 from mnistdist.flags import UsageError, check, describe, difference, parse, shared
-from mnistdist.logdir import prepare
-from mnistdist.network import BUSY, parse_address, wait_for_address, why_no_port, without_proxies
+from mnistdist.training.logdir import prepare
+from mnistdist.cluster.network import BUSY, parse_address, wait_for_address, why_no_port, without_proxies
 
 
 def main(argv=None):
@@ -68,7 +68,7 @@ def _serve(flags, spec):
     """Be a ps: hold the variables until no worker needs them any more."""
     _introduce(flags)
     server, _ = _start_server(flags, spec)
-    from mnistdist.presence import attend
+    from mnistdist.training.heartbeat import attend
 
     patience, said = 10 * flags.wait_timeout, 0
 
@@ -102,10 +102,10 @@ def _work(flags, spec):
     else:
         server, device = _start_server(flags, spec)
         target = server.target
-    from mnistdist.between_graph import run_worker
+    from mnistdist.training.worker import run_worker
     from mnistdist.model import build_model
-    from mnistdist.presence import Presence
-    from mnistdist.sessions import wait_for_ps
+    from mnistdist.training.heartbeat import Presence
+    from mnistdist.training.session import wait_for_ps
 
     said = -math.inf
 
@@ -201,7 +201,7 @@ def _start_server(flags, spec):
         os.environ.setdefault(name, value)
     os.environ["CUDA_VISIBLE_DEVICES"] = pin.env["CUDA_VISIBLE_DEVICES"]
     tf = _import_tensorflow()
-    from mnistdist.sessions import server_config
+    from mnistdist.training.session import server_config
 
     try:
         server = tf.train.Server(tf.train.ClusterSpec(spec), flags.job_name, flags.task_index, config=server_config())
@@ -212,7 +212,7 @@ def _start_server(flags, spec):
 
 def _pin(flags, spec):
     """What of this machine is this task's, if the tasks whose addresses have the same host are on it too."""
-    from mnistdist import devices
+    from mnistdist.cluster import pinning as devices
 
     def host(address):
         return parse_address(address)[0]

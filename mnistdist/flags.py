@@ -1,7 +1,7 @@
 """The flags of the program, and what is wrong with their values: all of it known before TensorFlow is imported."""
 
 from mnistdist import _check
-from mnistdist.network import parse_address
+from mnistdist.cluster.network import parse_address
 
 # Kind, name, default, meaning. Names and defaults down to existing_servers are the text's, with those that it leaves
 # commented out, except for num_gpus: the text has 2.

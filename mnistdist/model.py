@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from mnistdist.limits import within
+from mnistdist.training.deadlines import within
 from mnistdist.results import Evaluation
 
 IMAGE_PIXELS = 28  # the side of an image

@@ -19,7 +19,7 @@ from open_ports import open_sockets, open_unix_sockets, tree_of
 from page_rules import section
 
 from mnistdist.flags import check, parse
-from mnistdist.network import parse_address, private_network_available
+from mnistdist.cluster.network import parse_address, private_network_available
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/net"), reason="sockets are looked up in /proc (Linux)")
 needs_namespaces = pytest.mark.skipif(
@@ -52,7 +52,7 @@ def test_outside_the_private_network_only_the_controller_listens_and_on_127_0_0_
     assert {(each.protocol, each.host) for each in found} == {("tcp", "127.0.0.1")}
     assert {each.port for each in found} > client_ports(info)
     assert len(found) == len(client_ports(info)) + 1  # and the one on which the controller's threads tell the hub
-    controllers = {each.pid for each in alive(tree, lambda each: "mnistdist.engines" in " ".join(each.cmdline()))}
+    controllers = {each.pid for each in alive(tree, lambda each: "mnistdist.cluster._ipyparallel" in " ".join(each.cmdline()))}
     assert {pid for each in found for pid in each.pids} <= controllers
 
 
@@ -81,7 +81,7 @@ def test_unix_sockets_are_in_a_folder_that_is_closed_to_others(cluster):
 HOST = f"""
     import json, sys
     sys.path.insert(0, {str(HERE)!r})
-    from mnistdist.network import enter_private_network
+    from mnistdist.cluster.network import enter_private_network
     enter_private_network()  # what is open to all of this machine is not to be open to others
     from mnistdist import Cluster
     from open_ports import open_sockets, tree_of
@@ -242,7 +242,7 @@ import json, os, sys
 sys.path.insert(0, {str(HERE)!r})
 targets, hosts = json.loads(sys.argv[1])
 if hosts:
-    from mnistdist.network import enter_private_network
+    from mnistdist.cluster.network import enter_private_network
     enter_private_network(hosts)
 from test_access import run_on
 print(json.dumps(run_on(targets, 5)), flush=True)
@@ -338,7 +338,7 @@ def test_a_client_with_a_wrong_key_gets_no_answer(cluster, info, key):
 
 
 def test_two_clusters_have_different_keys(info, run_python):
-    code = "from mnistdist.processes import Processes; import json, time\n"
+    code = "from mnistdist.cluster.process_tree import Processes; import json, time\n"
     code += "p = Processes({'ps': []}, private=False, servers=False, on_exit=print)\n"
     code += "while not p.connection_file.exists(): time.sleep(0.05)\n"
     code += "time.sleep(0.2); print(json.loads(p.connection_file.read_text())['key']); p.close()"
@@ -416,7 +416,7 @@ def test_the_tunnels_addresses_are_a_spec_and_each_task_has_a_machine_of_its_own
 
 
 def test_the_ports_of_the_hosts_network_are_the_pages():
-    from mnistdist.network import loopback_addresses
+    from mnistdist.cluster.network import loopback_addresses
 
     first, last = map(int, re.search(r"free ports from (\d+) to (\d+) on", PAGE).groups())
     ports = [parse_address(address)[1] for _ in range(30) for address in loopback_addresses(1, 30)["worker"]]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from mnistdist.between_graph import build_replica, train_loop
+from mnistdist.training.worker import build_replica, train_loop
 
 SPEC = {"ps": ["a:1", "b:1"], "worker": ["c:1", "d:1", "e:1"]}
 

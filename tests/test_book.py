@@ -11,7 +11,7 @@ from book_rules import CELL_RULES, ROOT
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from page_rules import CHAPTER_RULES, TEXT_RULES, book_pages, broken_links, read_page
 
-from mnistdist.training import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN, train
+from mnistdist.training.client import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN, train
 
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 PAGES = book_pages(ROOT)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from mnistdist.checkpoints import Checkpoints
+from mnistdist.training.checkpoints import Checkpoints
 from mnistdist.model import build_model
 
 # Names that are patterns, addresses, options or home folders to somebody; each with a name that the pattern matches.

@@ -339,7 +339,7 @@ def test_a_port_in_use_is_named_with_the_log(monkeypatch):
         holder.listen()
         taken = f"127.0.0.1:{holder.getsockname()[1]}"
         addresses = {"ps": [taken], "worker": ["127.0.0.1:21999"]}
-        monkeypatch.setattr("mnistdist.cluster.loopback_addresses", lambda *_: addresses)
+        monkeypatch.setattr("mnistdist.cluster.cluster.loopback_addresses", lambda *_: addresses)
         with pytest.raises(ClusterStartError, match="ps:0 ended with exit code 1 while starting") as caught:
             Cluster(ps=1, workers=1, network="host").start()
     assert "Could not start gRPC server" in str(caught.value)
@@ -363,7 +363,7 @@ def test_a_task_that_ends_when_it_has_registered_is_named(monkeypatch, moment):
     if moment == "before the question":
         monkeypatch.setattr(Cluster, "_connect", connect_then_end)
     else:
-        monkeypatch.setattr("mnistdist.cluster.identity", functools.partial(os._exit, 3))
+        monkeypatch.setattr("mnistdist.cluster.cluster.identity", functools.partial(os._exit, 3))
     with pytest.raises(ClusterStartError, match=r":0 ended with (SIGKILL|exit code 3) while starting"):
         Cluster(ps=1, workers=1, servers=False).start()
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mnistdist import devices
-from mnistdist.devices import NO_GPU, Pin, assign, available_cores, find_gpus, sharing_notice
-from mnistdist.network import private_network_available
+from mnistdist.cluster import pinning as devices
+from mnistdist.cluster.pinning import NO_GPU, Pin, assign, available_cores, find_gpus, sharing_notice
+from mnistdist.cluster.network import private_network_available
 
 UUIDS = ["GPU-8932f937-d72c", "GPU-1a2b3c4d-0000", "GPU-1a2b9999-0000"]
 
@@ -133,8 +133,8 @@ def test_siblings_stand_side_by_side(monkeypatch):
 
 
 def test_what_there_is_is_found_where_no_list_is_given(monkeypatch):
-    monkeypatch.setattr("mnistdist.devices.find_gpus", lambda: ["0", "1"])
-    monkeypatch.setattr("mnistdist.devices.available_cores", lambda: [4, 5])
+    monkeypatch.setattr("mnistdist.cluster.pinning.find_gpus", lambda: ["0", "1"])
+    monkeypatch.setattr("mnistdist.cluster.pinning.available_cores", lambda: [4, 5])
     assert assign(1, 2) == assign(1, 2, gpus=["0", "1"], cores=[4, 5])
     assert assign(1, 2, gpus=[]) == assign(1, 2, gpus=[], cores=[4, 5])
 
@@ -274,9 +274,9 @@ from mnistdist import Cluster, train
 def look():
     import os
     from IPython import get_ipython
-    from mnistdist.between_graph import build_replica
-    from mnistdist.cut_graph import build_fast_replica
-    from mnistdist.nursery import identity
+    from mnistdist.training.worker import build_replica
+    from mnistdist.training.designs.fast import build_fast_replica
+    from mnistdist.cluster.nursery import identity
 
     spec = get_ipython().user_ns["cluster_spec"]
     job, index, _ = identity()

@@ -16,11 +16,12 @@ import psutil
 import pytest
 from helpers import alive, below, unprivileged, wait_until
 
-from mnistdist import devices, distributed
-from mnistdist import launch as launch_module
+from mnistdist import distributed
+from mnistdist.cluster import pinning as devices
+from mnistdist import launcher as launch_module
 from mnistdist._output import complain
 from mnistdist.flags import FLAGS, MAY_DIFFER, UsageError, check, parse, shared
-from mnistdist.network import private_network_available
+from mnistdist.cluster.network import private_network_available
 
 PS, WORKERS = "127.0.0.1:2222", "127.0.0.1:2223,127.0.0.1:2224"
 
@@ -94,7 +95,7 @@ def start(tmp_path):
     script = tmp_path / "together.py"
     script.write_text(
         "import subprocess, sys\n"
-        "from mnistdist.network import enter_private_network\n"
+        "from mnistdist.cluster.network import enter_private_network\n"
         "enter_private_network()\n"
         "commands = [line.split() for line in sys.stdin.read().splitlines()]\n"
         "program = [sys.executable, '-u', '-m', 'mnistdist.distributed']\n"
@@ -272,7 +273,7 @@ def test_worker_0_that_comes_back_with_other_flags_is_refused_but_on_servers_tha
 
 def launch(*flags, **options):
     return subprocess.Popen(
-        [sys.executable, "-m", "mnistdist.launch", "run", *flags], stdout=-1, stderr=-1, text=True, **options
+        [sys.executable, "-m", "mnistdist.launcher", "run", *flags], stdout=-1, stderr=-1, text=True, **options
     )
 
 
@@ -291,7 +292,7 @@ def test_the_launcher_needs_no_privilege(tmp_path, network):
     if not private_network_available():
         pytest.skip("this system allows no network namespaces")
     flags = ["--train_steps=20", f"--data_dir={tmp_path}/data", f"--network={network}"]
-    command = [sys.executable, "-m", "mnistdist.launch", "run", *flags]
+    command = [sys.executable, "-m", "mnistdist.launcher", "run", *flags]
     done = subprocess.run(unprivileged(command), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "No private network" not in done.stderr
@@ -300,7 +301,7 @@ def test_the_launcher_needs_no_privilege(tmp_path, network):
 
 IN_A_CALLER = """
 import sys
-from mnistdist import launch
+from mnistdist import launcher as launch
 try:
     print("ended with", launch.main(sys.argv[1:]), "and goes on", flush=True)
 finally:
@@ -517,7 +518,7 @@ def test_a_chief_that_is_started_again_to_restore_and_fails_is_noticed(tasks):
 
 PROGRAMS = {
     "mnistdist.distributed": ["--help", "--version", "--download_only --data_dir={data}"],
-    "mnistdist.launch": ["--help", "--version", "run --help", "run --train_steps=1000000 --data_dir={data}"],
+    "mnistdist.launcher": ["--help", "--version", "run --help", "run --train_steps=1000000 --data_dir={data}"],
 }
 COMMANDS = [(module, command) for module, commands in PROGRAMS.items() for command in commands]
 
@@ -563,7 +564,7 @@ def test_nothing_that_takes_errors_is_no_error(tmp_path, redirection):
     status, _, left = shell("mnistdist.distributed", "--version > /dev/null", redirection, tmp_path)
     assert (status, left) == (0, [])
     assert shell("mnistdist.distributed", "--nonsense", redirection, tmp_path)[0] == 1
-    assert shell("mnistdist.launch", "run --nonsense", redirection, tmp_path)[0] == 1
+    assert shell("mnistdist.launcher", "run --nonsense", redirection, tmp_path)[0] == 1
 
 
 def test_what_takes_no_errors_any_more_costs_no_descriptor(monkeypatch):

@@ -13,9 +13,10 @@ import pytest
 from book_rules import ROOT
 from helpers import Running
 
-from mnistdist import read_data_sets, train, training
+from mnistdist import read_data_sets, train
+from mnistdist.training import client as training
 from mnistdist.flags import UsageError, check, parse
-from mnistdist.network import BUSY, private_network_available, why_no_port
+from mnistdist.cluster.network import BUSY, private_network_available, why_no_port
 from mnistdist.results import Run, restore
 
 SCRIPT = """
@@ -56,7 +57,7 @@ REFUSED = [
         "OSError this process's working folder has been deleted: change to another one first",
     ),
     (
-        "import mnistdist.cluster, resource; resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))",
+        "import mnistdist.cluster.cluster, resource; resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))",
         "pass",
         r"ClusterStartError this process may open \d+ more files, and a cluster needs 128: 0 of 2 tasks .*",
     ),
@@ -121,7 +122,7 @@ def test_the_package_works_from_a_zip_file(tmp_path):
     assert python(tmp_path, "if True:" + code, path=package).returncode == 0
 
 
-LAUNCH = "import sys; from mnistdist.launch import main; sys.exit(main())"
+LAUNCH = "import sys; from mnistdist.launcher import main; sys.exit(main())"
 
 
 @pytest.mark.skipif(not private_network_available(), reason="no network namespaces here: servers would be open to all")
@@ -139,7 +140,7 @@ def test_the_launcher_knows_how_tasks_end_where_its_caller_ignores_that(tmp_path
     (tmp_path / "file").touch()
     code = """
         import signal, sys
-        from mnistdist.launch import main
+        from mnistdist.launcher import main
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         status = main(["run", "--workers=1", "--data_dir={}"])
         sys.exit((status, signal.getsignal(signal.SIGCHLD)) != (1, signal.SIG_IGN))
@@ -186,5 +187,5 @@ def test_a_port_that_is_not_permitted_is_not_called_busy(monkeypatch, number, wh
 
     with socket.create_server(("127.0.0.1", 0)) as holder:
         if number:
-            monkeypatch.setattr("mnistdist.network.socket.socket", Forbidden)
+            monkeypatch.setattr("mnistdist.cluster.network.socket.socket", Forbidden)
         assert why_no_port(f"127.0.0.1:{number or holder.getsockname()[1]}").startswith(why)

@@ -6,7 +6,7 @@ import sys
 import psutil
 import pytest
 
-from mnistdist.network import private_network_available
+from mnistdist.cluster.network import private_network_available
 from tools import faults, soak
 
 # Every role and every fault twice, each with both forms and both modes.

@@ -16,9 +16,11 @@ import test_checkpoints
 from book_rules import ROOT
 from test_checkpoints import contents, flip, names
 
-from mnistdist import Cluster, DataSet, Datasets, Graph, TaskFailed, logdir, train, training
-from mnistdist.logdir import LOCK, held, prepare
-from mnistdist.network import private_network_available
+from mnistdist import Cluster, DataSet, Datasets, Graph, TaskFailed, train
+from mnistdist.training import logdir
+from mnistdist.training import client as training
+from mnistdist.training.logdir import LOCK, held, prepare
+from mnistdist.cluster.network import private_network_available
 
 
 def first_step(run):
@@ -194,7 +196,7 @@ def test_a_folder_is_held_by_one_training_and_the_second_names_its_process(tmp_p
 
 
 HOLD = (
-    "import sys, time; from mnistdist.logdir import held\nwith held(sys.argv[1]): print(1, flush=True); time.sleep(60)"
+    "import sys, time; from mnistdist.training.logdir import held\nwith held(sys.argv[1]): print(1, flush=True); time.sleep(60)"
 )
 
 
@@ -263,7 +265,7 @@ def test_the_chief_holds_the_folder_and_decides_a_race(cluster, tmp_path, monkey
     pid = next(task.pid for task in cluster.tasks if task.name == "worker:0")
 
     def on_step(record, folder=str(tmp_path)):
-        from mnistdist.logdir import prepare
+        from mnistdist.training.logdir import prepare
 
         if record.local_step == 2:
             try:
@@ -351,7 +353,7 @@ def test_a_worker_that_is_started_again_draws_other_batches(alone, tmp_path):
 def test_a_data_set_of_the_readers_own_is_left_alone():
     from types import SimpleNamespace
 
-    from mnistdist.between_graph import _choose_order
+    from mnistdist.training.worker import _choose_order
 
     session = SimpleNamespace(run=lambda *_: 60)
     _choose_order(session, SimpleNamespace(count_start=None), SimpleNamespace(next_batch=None), None)
@@ -388,7 +390,7 @@ def test_a_folder_that_can_not_be_made_is_named_before_anything_starts(cluster, 
     assert [task.pid for task in cluster.tasks] == pids
     command = [sys.executable, "-m", "mnistdist.distributed", "--job_name=worker", "--task_index=0"]
     command += [f"--logdir={tmp_path}/file/log", f"--data_dir={tmp_path}/data"]
-    for each in (command, [sys.executable, "-m", "mnistdist.launch", "run", *command[5:]]):
+    for each in (command, [sys.executable, "-m", "mnistdist.launcher", "run", *command[5:]]):
         done = subprocess.run(each, capture_output=True, text=True, timeout=60)
         assert done.returncode == 1
         assert f"--logdir: no checkpoints can be kept in {tmp_path}/file/log: Not a directory" in done.stderr
@@ -402,7 +404,7 @@ def test_a_folder_that_can_not_be_made_is_named_before_anything_starts(cluster, 
 
 def launch(*flags):
     """Run `mnistdist run` with one worker: (exit status, what it said)."""
-    command = [sys.executable, "-m", "mnistdist.launch", "run", "--workers=1", "--save_steps=50", "--seed=1", *flags]
+    command = [sys.executable, "-m", "mnistdist.launcher", "run", "--workers=1", "--save_steps=50", "--seed=1", *flags]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
     return done.returncode, done.stdout
 

@@ -6,8 +6,8 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from mnistdist import Cluster, TaskFailed, train
-from mnistdist.between_graph import Replica
-from mnistdist.merging import Merging
+from mnistdist.training.worker import Replica
+from mnistdist.training.round_runner import Merging
 
 
 class Chief:
@@ -107,7 +107,8 @@ def lose_gradients(every, error):
 
     import tensorflow.compat.v1 as tf
 
-    from mnistdist import merging, sessions
+    from mnistdist.training import round_runner as merging
+    from mnistdist.training import session as sessions
 
     class Losing(merging.Merging):
         made = 0
@@ -135,7 +136,7 @@ def lose_gradients(every, error):
 
 
 def sessions_made():
-    from mnistdist import sessions
+    from mnistdist.training import session as sessions
 
     return sessions.Merging.made
 
@@ -180,8 +181,8 @@ def lose_a_step():
     import tensorflow.compat.v1 as tf
     from IPython import get_ipython
 
-    from mnistdist.between_graph import build_replica
-    from mnistdist.sessions import worker_session
+    from mnistdist.training.worker import build_replica
+    from mnistdist.training.session import worker_session
 
     here = get_ipython().user_ns
     spec, target = here["cluster_spec"], here["server"].target

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from mnistdist.between_graph import build_replica
+from mnistdist.training.worker import build_replica
 from mnistdist.model import build_model
 from mnistdist.placement import placements, traced_run, worker_device
 

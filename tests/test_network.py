@@ -10,8 +10,9 @@ from book_rules import ROOT
 from helpers import unprivileged
 
 import mnistdist
-from mnistdist import Cluster, network
-from mnistdist.network import (
+from mnistdist import Cluster
+from mnistdist.cluster import network
+from mnistdist.cluster.network import (
     enter_private_network,
     listing_addresses,
     loopback_addresses,
@@ -83,7 +84,7 @@ def test_ports_in_use_and_waiting_for_one():
 def test_a_private_network_has_the_addresses_and_nothing_else():
     code = """
         import os, socket
-        from mnistdist.network import enter_private_network, wait_for_address
+        from mnistdist.cluster.network import enter_private_network, wait_for_address
         before = os.readlink("/proc/self/ns/net")
         enter_private_network(["192.168.233.201", "127.0.0.1", "192.168.233.202", "192.168.233.201"])
         assert os.readlink("/proc/self/ns/net") != before
@@ -138,7 +139,7 @@ def test_no_port_of_a_private_cluster_answers_from_outside():
 
 UNPRIVILEGED = """
 from mnistdist import Cluster
-from mnistdist.network import port_in_use
+from mnistdist.cluster.network import port_in_use
 with Cluster(ps=1, workers=1, network="private") as cluster:
     print([task.address for task in cluster.tasks if port_in_use(task.address)])
     print(cluster.workers.apply_sync(lambda: "trained by nobody"), cluster.status)
@@ -158,7 +159,7 @@ def test_the_private_network_needs_no_privilege_and_no_home(home, tmp_path):
 
 LIMITED = """
 import os, sys
-from mnistdist.network import enter_private_network, private_network_available
+from mnistdist.cluster.network import enter_private_network, private_network_available
 enter_private_network()  # what is open to all of this machine is not to be open to others
 assert private_network_available()
 with open(f"/proc/sys/user/{sys.argv[1]}", "w") as file:
@@ -178,7 +179,7 @@ def limited(limit, command):
 @pytest.mark.parametrize("limit", ["max_user_namespaces", "max_net_namespaces"])
 def test_where_the_system_has_no_namespaces_left_the_launcher_says_so(limit, tmp_path):
     """``auto`` says it in one line and trains all the same; ``private`` refuses in one line."""
-    command = [sys.executable, "-m", "mnistdist.launch", "run", "--train_steps=20", f"--data_dir={tmp_path}/data"]
+    command = [sys.executable, "-m", "mnistdist.launcher", "run", "--train_steps=20", f"--data_dir={tmp_path}/data"]
     for network_flag, status in (("auto", 0), ("private", 1)):
         each = limited(limit, [*command, f"--network={network_flag}"])
         done = subprocess.run(each, capture_output=True, text=True, timeout=120, cwd=ROOT)
@@ -198,7 +199,7 @@ def test_a_process_with_threads_is_told_so_whoever_runs_it():
     """A thread that is there already would stay outside, if the system let the process in at all."""
     code = """
         import os, threading
-        from mnistdist.network import enter_private_network
+        from mnistdist.cluster.network import enter_private_network
         before, release = os.readlink("/proc/self/ns/net"), threading.Event()
         threading.Thread(target=release.wait).start()
         try:
@@ -214,8 +215,8 @@ def test_a_process_with_threads_is_told_so_whoever_runs_it():
 
 
 def test_without_namespaces_auto_says_so_once_and_private_refuses(monkeypatch, capsys):
-    monkeypatch.setattr("mnistdist.cluster.private_network_available", lambda: False)
-    monkeypatch.setattr("mnistdist.cluster._said", set())
+    monkeypatch.setattr("mnistdist.cluster.cluster.private_network_available", lambda: False)
+    monkeypatch.setattr("mnistdist.cluster.cluster._said", set())
     with pytest.raises(mnistdist.ClusterStartError, match="allows no private network"):
         Cluster(network="private").start()
     for _ in range(2):

@@ -16,7 +16,7 @@ from benchmarks.peer_processes import run_tasks
 from benchmarks.peer_tasks import Network, Record
 from benchmarks.throughput import DESIGNS, validation_accuracy
 from mnistdist import read_data_sets
-from mnistdist.network import private_network_available
+from mnistdist.cluster.network import private_network_available
 
 ROOT = Path(__file__).resolve().parent.parent
 MIRRORED = "TF2 MultiWorkerMirroredStrategy (rounds)"

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 from helpers import wait_until
 
-from mnistdist import Cluster, presence
-from mnistdist.presence import Presence, Roll
+from mnistdist import Cluster
+from mnistdist.training import heartbeat as presence
+from mnistdist.training.heartbeat import Presence, Roll
 
 
 def test_a_ps_waits_for_ever_for_the_first_word():
@@ -93,7 +94,7 @@ def test_a_ps_that_is_down_silences_no_worker_for_the_other(tmp_path):
         def attend():
             from IPython import get_ipython
 
-            from mnistdist.presence import attend
+            from mnistdist.training.heartbeat import attend
 
             here = get_ipython().user_ns
             return attend(here["server"].target, here["cluster_spec"], here["task_index"], linger=4)
@@ -103,7 +104,7 @@ def test_a_ps_that_is_down_silences_no_worker_for_the_other(tmp_path):
 
             from IPython import get_ipython
 
-            from mnistdist.presence import Presence
+            from mnistdist.training.heartbeat import Presence
 
             here = get_ipython().user_ns
             with Presence(here["server"].target, here["cluster_spec"], 0, timeout=10) as presence:

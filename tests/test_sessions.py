@@ -10,9 +10,9 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from mnistdist import Cluster
-from mnistdist.limits import timed_run, within
-from mnistdist.outages import gist
-from mnistdist.sessions import _open, wait_for_ps
+from mnistdist.training.deadlines import timed_run, within
+from mnistdist.training.diagnosis import gist
+from mnistdist.training.session import _open, wait_for_ps
 
 
 def test_within_gives_back_what_comes_in_time():
@@ -102,8 +102,8 @@ def open_session(container, wait_timeout, assign=None, sync=False, steps=0, stop
     from IPython import get_ipython
 
     from mnistdist import read_data_sets
-    from mnistdist.between_graph import build_replica, train_loop
-    from mnistdist.sessions import worker_session
+    from mnistdist.training.worker import build_replica, train_loop
+    from mnistdist.training.session import worker_session
 
     here = get_ipython().user_ns
     spec, index = here["cluster_spec"], here["task_index"]

@@ -7,7 +7,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 from book_rules import ROOT
 
-from mnistdist import tensorflow_private as private
+from mnistdist.training import tensorflow_private as private
 
 
 def test_a_branch_has_its_context_and_no_other_op_has_one():

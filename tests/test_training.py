@@ -12,8 +12,8 @@ import pytest
 from helpers import alive, below, wait_until
 
 from mnistdist import Cluster, ClusterStartError, DataSet, Datasets, Task, TaskFailed, read_data_sets, train
-from mnistdist.on_workers import _busy, _Calls
-from mnistdist.training import STEPS_PER_RUN
+from mnistdist.training.calls import _busy, _Calls
+from mnistdist.training.client import STEPS_PER_RUN
 
 
 def small_model():
@@ -238,7 +238,7 @@ def test_a_call_that_could_not_be_made_fails_with_its_cause():
     ],
 )
 def test_several_busy_workers_are_named(monkeypatch, stopped, said):
-    monkeypatch.setattr("mnistdist.on_workers.is_stopped", lambda pid: stopped)
+    monkeypatch.setattr("mnistdist.training.calls.is_stopped", lambda pid: stopped)
     assert str(_busy([Task("worker", i, "", "", 1, i) for i in (0, 1)], 3)) == said
 
 
@@ -456,7 +456,7 @@ def test_a_plain_script_trains_away_from_the_checkout(tmp_path, run_python):
 
 def test_a_ps_and_the_chief_are_started_again_when_both_are_lost():
     """The ps comes first; the call of the chief has failed by then, which is not an answer, and can't be made yet."""
-    from mnistdist.on_workers import _Calls
+    from mnistdist.training.calls import _Calls
 
     made, alive = [], {0, 1}
 
@@ -480,7 +480,7 @@ def test_a_ps_and_the_chief_are_started_again_when_both_are_lost():
 
 
 def test_progress_is_shown_to_a_person_only(monkeypatch):
-    from mnistdist.on_workers import _someone_watches
+    from mnistdist.training.calls import _someone_watches
 
     monkeypatch.setenv("MNISTDIST_PROGRESS", "0")
     assert not _someone_watches()

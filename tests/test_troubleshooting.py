@@ -136,7 +136,7 @@ def explained(name, sync=False, up=True, merging=False):
     def produce(**_):
         import tensorflow.compat.v1 as tf
 
-        from mnistdist.outages import explain
+        from mnistdist.training.diagnosis import explain
 
         with held_port(listening=up) as address:
             spec = {"ps": [address], "worker": ["w:1"]}
@@ -220,7 +220,7 @@ def no_word(monkeypatch, **_):
 def slow_checkpoint(tmp_path, monkeypatch, **_):
     import tensorflow.compat.v1 as tf
 
-    from mnistdist.checkpoints import Checkpoints
+    from mnistdist.training.checkpoints import Checkpoints
 
     release = threading.Event()
     with tf.Graph().as_default() as graph:
@@ -235,7 +235,7 @@ def slow_checkpoint(tmp_path, monkeypatch, **_):
 
 
 def slow_evaluation(monkeypatch, **_):
-    from mnistdist import between_graph
+    from mnistdist.training import worker as between_graph
 
     release = threading.Event()
     session = SimpleNamespace(run=lambda fetches, *_, **__: release.wait(30) if isinstance(fetches, list) else 1)
@@ -251,7 +251,7 @@ def slow_evaluation(monkeypatch, **_):
 def slow_reading(monkeypatch, **_):
     import tensorflow.compat.v1 as tf
 
-    from mnistdist import shared_model
+    from mnistdist.training import shared_model
 
     release = threading.Event()
     monkeypatch.setattr(shared_model, "TIMEOUT", 0.1)
@@ -268,7 +268,9 @@ def refused(make, optimizer=None, **options):
     def produce(**_):
         import tensorflow.compat.v1 as tf
 
-        from mnistdist import Graph, between_graph, cut_graph
+        from mnistdist import Graph
+        from mnistdist.training import worker as between_graph
+        from mnistdist.training.designs import fast as cut_graph
 
         def build_graph():
             x, y_ = tf.placeholder(tf.float32, [None, 3]), tf.placeholder(tf.float32, [None, 2])
@@ -309,7 +311,7 @@ def loss_of_rows(x, tf):
 
 
 def failed_evaluation(monkeypatch, **_):
-    from mnistdist import between_graph
+    from mnistdist.training import worker as between_graph
 
     def evaluate(*_):
         raise ValueError("no such class")
@@ -321,7 +323,7 @@ def failed_evaluation(monkeypatch, **_):
 
 
 def lost_without_logdir(monkeypatch, **_):
-    from mnistdist import between_graph
+    from mnistdist.training import worker as between_graph
 
     def gone(*_, **__):
         raise errors.TaskLost("ps:0 has gone")
@@ -334,7 +336,7 @@ def lost_without_logdir(monkeypatch, **_):
 
 
 def slow_session(monkeypatch, **_):
-    from mnistdist import sessions
+    from mnistdist.training import session as sessions
 
     release = threading.Event()
     monkeypatch.setattr(sessions, "silence", lambda *_: None)

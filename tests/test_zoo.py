@@ -38,7 +38,7 @@ def second_device():
         import tensorflow.compat.v1 as tf
         from IPython import get_ipython
 
-        from mnistdist import cut_graph
+        from mnistdist.training.designs import fast as cut_graph
 
         cut_graph.build_fast_replica.__kwdefaults__["device"] = "cpu:1"
         here = get_ipython().user_ns
@@ -77,7 +77,7 @@ def compare(cluster, name, made):
 
 def ask_for_the_device():
     """Where the calls of the model's functions are put."""
-    from mnistdist.cut_graph import build_fast_replica
+    from mnistdist.training.designs.fast import build_fast_replica
 
     graph = build_fast_replica({"ps": ["a:1"], "worker": ["b:1"]}, 0).graph
     return sorted({op.device for op in graph.get_operations() if op.type == "StatefulPartitionedCall"})

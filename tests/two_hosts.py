@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 
-from mnistdist.network import enter_private_network
+from mnistdist.cluster.network import enter_private_network
 
 PS, WORKERS, STRANGER = "192.168.233.201", ["192.168.233.202", "192.168.233.203"], "192.168.233.9"
 PS_V6, STRANGER_V6 = "fd00::1", "fd00::9"

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from mnistdist import DataSet, Datasets, Graph
-from mnistdist.tensorflow_private import begin_layer_names, forget_devices
+from mnistdist.training.tensorflow_private import begin_layer_names, forget_devices
 
 EQUAL, ONE_WORKER, PROPERTY, REFUSED = "equal", "equal for one worker", "property only", "refused"
 ROWS, FEATURES, CLASSES = 8, 6, 3

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from mnistdist import Cluster, DataSet, Datasets, read_data_sets, train
-from mnistdist.training import STEPS_PER_RUN
+from mnistdist.training.client import STEPS_PER_RUN
 from tools import experiments
 from tools.environment import environment
 from tools.experiments import ROOT, rates, rotated, save, together

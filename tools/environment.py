@@ -24,7 +24,7 @@ def environment():
     import psutil
 
     from mnistdist import __version__
-    from mnistdist.devices import available_cores, find_gpus
+    from mnistdist.cluster.pinning import available_cores, find_gpus
 
     gpus = len(find_gpus())
     return [

@@ -212,7 +212,7 @@ class _Program:
 
 def program_cell(role, fault, mode):
     """A fault in three processes of the program; returns its outcome, see :func:`run_cell`."""
-    from mnistdist.network import enter_private_network
+    from mnistdist.cluster.network import enter_private_network
 
     enter_private_network()
     task = ROLES[role]
@@ -304,7 +304,7 @@ def _went_on(outcome, steps, expected):
 def cluster_cell(role, fault, mode):
     """A fault in a training on a `Cluster`; returns its outcome, see :func:`run_cell`."""
     from mnistdist import Cluster, TaskFailed, train
-    from mnistdist.training import STEPS_PER_RUN
+    from mnistdist.training.client import STEPS_PER_RUN
 
     job, index = ROLES[role]
     with tempfile.TemporaryDirectory() as folder, Cluster(ps=1, workers=2) as cluster:
@@ -379,7 +379,7 @@ def _client(form, folder):
     """The command that starts a cluster, trains and stops: a notebook's client, or the launcher of the program."""
     if form == "cluster":
         return [sys.executable, "-c", CLIENT]
-    return [sys.executable, "-m", "mnistdist.launch", "run", "--train_steps=300", f"--data_dir={folder}"]
+    return [sys.executable, "-m", "mnistdist.launcher", "run", "--train_steps=300", f"--data_dir={folder}"]
 
 
 class _Running:

@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from mnistdist.diagrams import cluster_diagram
-from mnistdist.network import listing_addresses
+from mnistdist.cluster.network import listing_addresses
 
 TARGET = Path(__file__).resolve().parent.parent / "book" / "_static" / "cluster.svg"
 

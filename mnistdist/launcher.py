@@ -9,20 +9,22 @@ import subprocess
 import sys
 import threading
 
-from mnistdist import __version__, devices, nursery
+from mnistdist import __version__
+from mnistdist.cluster import pinning as devices
+from mnistdist.cluster import nursery
 from mnistdist._output import OutputLost, complain, guarded, say
-from mnistdist._python import command, environment
+from mnistdist.cluster.child import command, environment
 from mnistdist.errors import describe_exit
 from mnistdist.flags import UsageError, check, parse
-from mnistdist.logdir import prepare
-from mnistdist.network import (
+from mnistdist.training.logdir import prepare
+from mnistdist.cluster.network import (
     enter_private_network,
     listing_addresses,
     loopback_addresses,
     parse_address,
     private_network_available,
 )
-from mnistdist.stopped import StoppedTasks
+from mnistdist.cluster.recovery import StoppedTasks
 
 _OURS = ("job_name", "task_index", "ps_hosts", "worker_hosts")
 
@@ -118,7 +120,7 @@ def _run(options, flags, argv, inside):
 
 def _go_inside(argv):
     """Run the program anew, with one thread: no other process may enter, and a caller may have imported NumPy."""
-    again = "from mnistdist.launch import main; sys.exit(main(inside=True))"
+    again = "from mnistdist.launcher import main; sys.exit(main(inside=True))"
     if argv is None:
         os.execve(sys.executable, command(again, *sys.argv[1:]), environment(os.environ))
     end_with_caller = functools.partial(nursery._die_with, os.getpid(), signal.SIGTERM)

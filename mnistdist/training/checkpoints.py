@@ -9,9 +9,9 @@ import tempfile
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from mnistdist.limits import timed_run, within
-from mnistdist.outages import LOST_OR_SLOW, gist
-from mnistdist.tensorflow_private import whole_of
+from mnistdist.training.deadlines import timed_run, within
+from mnistdist.training.diagnosis import LOST_OR_SLOW, gist
+from mnistdist.training.tensorflow_private import whole_of
 
 NAME = "model.ckpt"
 KEPT = 3
@@ -33,7 +33,7 @@ class Checkpoints:
     (TensorFlow's own list of them, the file ``checkpoint``, is written for TensorFlow's tools only.)
 
     Args:
-        replica: The :class:`~mnistdist.replica.Replica` whose shared variables they hold.
+        replica: The :class:`~mnistdist.training.replica.Replica` whose shared variables they hold.
         folder: Where they are; made if it is not there.
         every: Global steps from one to the next.
         timeout: Seconds that writing one may take.

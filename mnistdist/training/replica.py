@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from mnistdist.cutting import behind, variables_of, written_by
+from mnistdist.training.designs.cutting import behind, variables_of, written_by
 from mnistdist.model import Graph
-from mnistdist.tensorflow_private import accept_resource_variables, begin_layer_names
+from mnistdist.training.tensorflow_private import accept_resource_variables, begin_layer_names
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,15 @@ from types import SimpleNamespace
 
 import tensorflow.compat.v1 as tf
 
-from mnistdist.between_graph import build_design
-from mnistdist.cutting import CannotCut
-from mnistdist.limits import CLOSE_SECONDS, timed_run, within
+from mnistdist.training.worker import build_design
+from mnistdist.training.designs.cutting import CannotCut
+from mnistdist.training.deadlines import CLOSE_SECONDS, timed_run, within
 from mnistdist.model import build_model, evaluate, evaluate_and_predict
-from mnistdist.outages import LOST_OR_SLOW, gist
-from mnistdist.replica import local_initializer, resource_variables
+from mnistdist.training.diagnosis import LOST_OR_SLOW, gist
+from mnistdist.training.replica import local_initializer, resource_variables
 from mnistdist.results import SharedModel
-from mnistdist.sessions import queue_runners, session_config
-from mnistdist.tensorflow_private import forget_devices
+from mnistdist.training.session import queue_runners, session_config
+from mnistdist.training.tensorflow_private import forget_devices
 
 TIMEOUT = 180  # seconds
 LEAST_TO_INITIALISE = 60  # seconds, however soon a step has to be made
@@ -52,7 +52,7 @@ def try_model(cluster_spec, *, data, batch_size, timeout, design, build_graph=bu
 def read_shared_model(target, cluster_spec, task_index, *, data, design="fast", **replica_options):
     """Read and evaluate the variables that a training has left on the ps tasks, without changing them.
 
-    Takes arguments of :func:`mnistdist.between_graph.run_worker`; ``build_graph`` and ``container`` are those of the
+    Takes arguments of :func:`mnistdist.training.worker.run_worker`; ``build_graph`` and ``container`` are those of the
     training. Returns a :class:`SharedModel`, with the error of an evaluation that fails; raises ``TimeoutError`` when a
     ps does not answer.
     """

@@ -1,7 +1,7 @@
 """Between-graph replication: every worker builds the same graph, with a client of its own, and trains it.
 
 The parts, in the order in which a worker goes through them: :func:`build_replica`, then a session
-(:func:`mnistdist.sessions.worker_session`), then :func:`train_loop`; :func:`run_worker` is all of it. The notebooks,
+(:func:`mnistdist.training.session.worker_session`), then :func:`train_loop`; :func:`run_worker` is all of it. The notebooks,
 the command line and the tests train with this loop. ``benchmarks/throughput.py`` has one of its own, which also notes
 the parameters on the way.
 """
@@ -11,16 +11,16 @@ import time
 
 import tensorflow.compat.v1 as tf
 
-from mnistdist.checkpoints import Checkpoints
-from mnistdist.cut_graph import build_fast_replica, dropping, evaluation
-from mnistdist.cutting import PYTHON, behind, refuse_functions, written_by
+from mnistdist.training.checkpoints import Checkpoints
+from mnistdist.training.designs.fast import build_fast_replica, dropping, evaluation
+from mnistdist.training.designs.cutting import PYTHON, behind, refuse_functions, written_by
 from mnistdist.errors import TaskLost
-from mnistdist.limits import timed_run
-from mnistdist.logdir import held
+from mnistdist.training.deadlines import timed_run
+from mnistdist.training.logdir import held
 from mnistdist.model import Graph, build_model, evaluate
-from mnistdist.outages import LOST_OR_SLOW, gist
+from mnistdist.training.diagnosis import LOST_OR_SLOW, gist
 from mnistdist.placement import replica_devices, worker_device
-from mnistdist.replica import (
+from mnistdist.training.replica import (
     Counting,
     Replica,
     adam,
@@ -36,9 +36,9 @@ from mnistdist.replica import (
     usable,
 )
 from mnistdist.results import WorkerResult
-from mnistdist.sessions import variables_live, worker_session
+from mnistdist.training.session import variables_live, worker_session
 from mnistdist.steps import StepRecord
-from mnistdist.tensorflow_private import wait_for
+from mnistdist.training.tensorflow_private import wait_for
 
 FRUITLESS_ATTEMPTS = 3  # to go on after a loss, in a row and without an update that the worker has seen
 __all__ = ["Graph", "Replica", "WorkerResult", "adam", "build_replica", "count_update", "run_worker", "train_loop"]
@@ -167,7 +167,7 @@ def train_loop(
     """Train until the global step is ``steps``; returns the :class:`StepRecord` list of this worker's own steps.
 
     Args:
-        session: From :func:`mnistdist.sessions.worker_session`.
+        session: From :func:`mnistdist.training.session.worker_session`.
         replica: From :func:`build_replica`, or of the fast design.
         dataset: Has ``next_batch(batch_size)``, which gives images and one-hot labels; in the fast design, the very set
             that the replica was built with.
@@ -246,7 +246,7 @@ def run_worker(
         on_step: Called with each :class:`StepRecord`.
         say: Called with the lines that the text's program prints.
         warn: Called with what the user should hear of; None for ``say``.
-        design: ``"fast"``: :func:`~mnistdist.cut_graph.build_fast_replica`; or ``"listing"``: :func:`build_replica`.
+        design: ``"fast"``: :func:`~mnistdist.training.designs.fast.build_fast_replica`; or ``"listing"``: :func:`build_replica`.
         **replica_options: Further arguments of the function that builds the replica.
 
     Raises:

@@ -10,10 +10,10 @@ import time
 
 import tensorflow.compat.v1 as tf
 
-from mnistdist.limits import CLOSE_SECONDS, abandon, close_session, run_options, timed_run, within
-from mnistdist.merging import Merging
-from mnistdist.network import wait_for_address
-from mnistdist.outages import ANSWERS_NOW, explain, gone, silence
+from mnistdist.training.deadlines import CLOSE_SECONDS, abandon, close_session, run_options, timed_run, within
+from mnistdist.training.round_runner import Merging
+from mnistdist.cluster.network import wait_for_address
+from mnistdist.training.diagnosis import ANSWERS_NOW, explain, gone, silence
 
 POLL_SECONDS = 0.2
 
@@ -29,11 +29,11 @@ def worker_session(
     it also runs the queue that turns gradients into updates.
 
     Args:
-        replica: From :func:`mnistdist.between_graph.build_replica`; its graph can't be changed afterwards.
+        replica: From :func:`mnistdist.training.worker.build_replica`; its graph can't be changed afterwards.
         target: The session's target: ``server.target``, or a gRPC URL.
         cluster_spec: ``{"ps": [...], "worker": [...]}``.
         task_index: Which worker this is.
-        checkpoints: A chief's :class:`mnistdist.checkpoints.Checkpoints`; None for none.
+        checkpoints: A chief's :class:`mnistdist.training.checkpoints.Checkpoints`; None for none.
         wait_timeout: Seconds to wait for all ps tasks, and again for the chief.
         say: Called with the lines that the text's program prints meanwhile.
 
@@ -115,7 +115,7 @@ def server_config():
     """The config of a task's server on a machine that it shares: a thread with nothing to do sleeps.
 
     By default it first looks for work for a while, on a core that another task could use. Pools have their sizes from
-    the task's environment (:mod:`mnistdist.devices`).
+    the task's environment (:mod:`mnistdist.cluster.pinning`).
     """
     return tf.ConfigProto(experimental=tf.ConfigProto.Experimental(disable_thread_spinning=True))
 

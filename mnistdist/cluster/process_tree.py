@@ -18,9 +18,9 @@ from pathlib import Path
 
 import psutil
 
-from mnistdist._python import command, environment, fill_first_descriptors
+from mnistdist.cluster.child import command, environment, fill_first_descriptors
 from mnistdist.errors import PLAIN, TaskFailed
-from mnistdist.network import without_proxies
+from mnistdist.cluster.network import without_proxies
 
 
 class Processes:
@@ -59,7 +59,7 @@ class Processes:
             "servers": servers,
             "private_hosts": hosts if private else None,
             "controller": [
-                *command("from mnistdist.engines import main; main()"),
+                *command("from mnistdist.cluster._ipyparallel import main; main()"),
                 f"--profile-dir={profile}",
                 *(f"--IPController.{side}_ip=127.0.0.1" for side in ("client", "monitor")),
                 *(f"--IPController.{side}_transport=tcp" for side in ("client", "monitor")),
@@ -77,7 +77,7 @@ class Processes:
         given |= PLAIN | {"IPYTHONDIR": str(self.folder / "ipython")}  # messages quote logs
         with open(self.folder / "keeper.log", "wb") as log, theirs:
             self._keeper = subprocess.Popen(
-                command("from mnistdist.nursery import main; main()", json.dumps(settings)),
+                command("from mnistdist.cluster.nursery import main; main()", json.dumps(settings)),
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

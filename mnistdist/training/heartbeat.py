@@ -18,7 +18,7 @@ import threading
 import time
 
 from mnistdist.flags import difference
-from mnistdist.network import wait_for_address
+from mnistdist.cluster.network import wait_for_address
 
 QUEUE, NOTICE = "mnistdist_presence", "mnistdist_flags"
 PERIOD = 1.0  # seconds between two signs of life
@@ -129,7 +129,7 @@ class _Line:
     def __init__(self, target, cluster_spec, ps_index, task_index):
         import tensorflow.compat.v1 as tf
 
-        from mnistdist import limits
+        from mnistdist.training import deadlines as limits
 
         self._tf, self._limits, self._over = tf, limits, threading.Event()
         self._target, self._address, self._ps = target, cluster_spec["ps"][ps_index], f"ps:{ps_index}"
@@ -156,7 +156,7 @@ class _Line:
             late = f"no session within {timeout:g} s: {other}"
             self._session = self._limits.within(timeout, self._connect, late)
         except self._tf.errors.OpError as error:
-            from mnistdist.outages import gist
+            from mnistdist.training.diagnosis import gist
 
             raise ConnectionError(f"no session: {other} ({gist(error)})") from error
 

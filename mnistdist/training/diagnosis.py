@@ -7,8 +7,8 @@ import time
 import tensorflow.compat.v1 as tf
 
 from mnistdist.errors import TaskLost
-from mnistdist.limits import within
-from mnistdist.network import wait_for_address
+from mnistdist.training.deadlines import within
+from mnistdist.cluster.network import wait_for_address
 
 ANSWER_SECONDS = 2
 OF_THE_MODEL = (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError, tf.errors.UnimplementedError)

@@ -7,7 +7,7 @@ which variables it works on, and the ops that the reader wrote for a variable on
 import tensorflow.compat.v1 as tf
 from tensorflow.core.framework import attr_value_pb2, function_pb2
 
-from mnistdist.tensorflow_private import add_functions, functions
+from mnistdist.training.tensorflow_private import add_functions, functions
 
 READS = {"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape", "VarIsInitializedOp"}
 LOOKUPS = {"ResourceGather", "ResourceGatherNd", "VariableShape"}

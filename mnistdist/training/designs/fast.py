@@ -13,8 +13,8 @@ import time
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from mnistdist.batches import Batches
-from mnistdist.cutting import (
+from mnistdist.training.designs.batches import Batches
+from mnistdist.training.designs.cutting import (
     PYTHON,
     CannotCut,
     Function,
@@ -25,11 +25,11 @@ from mnistdist.cutting import (
     variables_of,
     written_by,
 )
-from mnistdist.limits import timed_run
+from mnistdist.training.deadlines import timed_run
 from mnistdist.model import Graph, build_model
-from mnistdist.packing import Pack, Twins, ps_device
+from mnistdist.training.designs.packing import Pack, Twins, ps_device
 from mnistdist.placement import worker_device
-from mnistdist.replica import (
+from mnistdist.training.replica import (
     Replica,
     adam,
     count_starts,
@@ -44,7 +44,7 @@ from mnistdist.replica import (
     usable,
 )
 from mnistdist.steps import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN
-from mnistdist.tensorflow_private import control_flow
+from mnistdist.training.tensorflow_private import control_flow
 
 ACCUMULATED = (tf.float16, tf.float32, tf.float64)
 TABLE = 1 << 20  # elements; to pull so many takes longer than a whole step of the listing's, which pulls rows
@@ -399,9 +399,9 @@ def build_fast_replica(
     seed=None,
     container="",
 ):
-    """Build one worker's copy of the graph in the fast design; returns a :class:`~mnistdist.replica.Replica`.
+    """Build one worker's copy of the graph in the fast design; returns a :class:`~mnistdist.training.replica.Replica`.
 
-    Arguments are those of :func:`mnistdist.between_graph.build_replica`, and four more. ``train_set`` is the
+    Arguments are those of :func:`mnistdist.training.worker.build_replica`, and four more. ``train_set`` is the
     :class:`~mnistdist.DataSet` to train on, which the worker keeps; without one, the replica can only read and evaluate
     the variables. ``steps_per_run`` is how many steps one run of the session makes, each with its own pull and push;
     near the end of a training, runs are of one step, so that it ends where it should. With ``local_steps`` above 1 (and
@@ -411,7 +411,7 @@ def build_fast_replica(
     training has, if that is known: a short one makes no use of runs of several steps, and has none built.
 
     Raises:
-        ValueError: for a model or an optimizer that can't be trained; :class:`~mnistdist.cutting.CannotCut` for one
+        ValueError: for a model or an optimizer that can't be trained; :class:`~mnistdist.training.designs.cutting.CannotCut` for one
             that the listing's design can train.
     """
     workers, graph = len(cluster_spec["worker"]), tf.Graph()

@@ -30,8 +30,8 @@ from collections import namedtuple
 from importlib import import_module
 from importlib.util import find_spec
 
-from mnistdist.engines import run_engine
-from mnistdist.network import enter_private_network
+from mnistdist.cluster._ipyparallel import run_engine
+from mnistdist.cluster.network import enter_private_network
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -241,7 +241,7 @@ def _preload():
     early = "TF_USE_LEGACY_KERAS" not in os.environ and find_spec("tf_keras") is None
     if early:
         os.environ["TF_USE_LEGACY_KERAS"] = "1"
-    for name in ("ipykernel.kernelapp", "ipyparallel.engine.app", "tensorflow.compat.v1", "mnistdist.training"):
+    for name in ("ipykernel.kernelapp", "ipyparallel.engine.app", "tensorflow.compat.v1", "mnistdist.training.client"):
         import_module(name)
     if early:
         del os.environ["TF_USE_LEGACY_KERAS"]
@@ -280,7 +280,7 @@ def _become_task(settings, request, nursery):
     namespace = {"job_name": job, "task_index": index, "cluster_spec": copy.deepcopy(settings["spec"])}
     server = None
     if settings["servers"]:
-        from mnistdist.sessions import server_config
+        from mnistdist.training.session import server_config
 
         spec = tf.train.ClusterSpec(settings["spec"])
         namespace["server"] = server = tf.train.Server(spec, job, index, config=server_config())

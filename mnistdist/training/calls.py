@@ -7,8 +7,8 @@ import time
 from types import SimpleNamespace
 
 from mnistdist.errors import TaskFailed
-from mnistdist.nursery import identity
-from mnistdist.stopped import StoppedTasks, is_stopped
+from mnistdist.cluster.nursery import identity
+from mnistdist.cluster.recovery import StoppedTasks, is_stopped
 
 _RESTARTED = "the cluster has been restarted with fresh tasks: train again"
 _PATIENCE = 10  # seconds
@@ -23,7 +23,7 @@ def idle_workers(cluster, step_timeout, held):
     Args:
         cluster: A running :class:`~mnistdist.Cluster`. Workers that can't be used are left to :func:`on_workers`.
         step_timeout: Seconds to wait, or None; at least 2 and at most 10.
-        held: The :class:`~mnistdist.interrupts.HeldInterrupts` around it.
+        held: The :class:`~mnistdist._interrupts.HeldInterrupts` around it.
 
     Raises:
         RuntimeError: some are still busy or stopped, or another training is running on the cluster. Nothing has been

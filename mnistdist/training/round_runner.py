@@ -5,8 +5,8 @@ import threading
 import tensorflow.compat.v1 as tf
 
 from mnistdist.errors import TaskLost
-from mnistdist.limits import CLOSE_SECONDS, close_session, timed_run
-from mnistdist.outages import OF_THE_MODEL
+from mnistdist.training.deadlines import CLOSE_SECONDS, close_session, timed_run
+from mnistdist.training.diagnosis import OF_THE_MODEL
 
 _GRACE_SECONDS = 2
 
@@ -21,7 +21,7 @@ class Merging:
 
     Args:
         session: The chief's.
-        replica: Its :class:`mnistdist.between_graph.Replica`.
+        replica: Its :class:`mnistdist.training.worker.Replica`.
 
     ``error`` is what merging has ended by, and ``interrupted`` whether that was the runtime's; None and False before.
     """

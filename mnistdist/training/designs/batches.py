@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from mnistdist.limits import timed_run
+from mnistdist.training.deadlines import timed_run
 
 
 class Batches:

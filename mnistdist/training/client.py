@@ -11,10 +11,10 @@ import numpy as np
 from mnistdist import _check
 from mnistdist.datasets import DataError, DataSet, Datasets, read_data_sets, read_for_training
 from mnistdist.errors import TaskLost
-from mnistdist.interrupts import HeldInterrupts
-from mnistdist.logdir import prepare
-from mnistdist.nursery import own_task
-from mnistdist.on_workers import idle_workers, on_workers
+from mnistdist._interrupts import HeldInterrupts
+from mnistdist.training.logdir import prepare
+from mnistdist.cluster.nursery import own_task
+from mnistdist.training.calls import idle_workers, on_workers
 from mnistdist.results import Run
 from mnistdist.steps import LOCAL_STEPS_PER_RUN as LOCAL_STEPS_PER_RUN
 from mnistdist.steps import STEPS_PER_RUN as STEPS_PER_RUN
@@ -234,7 +234,7 @@ def _try(sent):
     """In worker 0, before anything starts: why no design can train the model, and why the fast one can't, or None."""
     import cloudpickle
 
-    from mnistdist.shared_model import try_model
+    from mnistdist.training.shared_model import try_model
 
     data, options, replica_options = cloudpickle.loads(sent)
     try:
@@ -248,7 +248,7 @@ def _train(sent):
     import cloudpickle
     from ipyparallel.datapub import publish_data
 
-    from mnistdist.between_graph import run_worker
+    from mnistdist.training.worker import run_worker
 
     data, seed, run_options, replica_options = cloudpickle.loads(sent)
     target, spec, index = _here()
@@ -276,7 +276,7 @@ def _finish(sent):
     """In a worker, when all have ended: read and evaluate the shared variables, then drop them from the ps."""
     import cloudpickle
 
-    from mnistdist.shared_model import forget, read_shared_model
+    from mnistdist.training.shared_model import forget, read_shared_model
 
     data, seed, replica_options = cloudpickle.loads(sent)
     target, spec, index = _here()

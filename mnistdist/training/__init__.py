@@ -1,0 +1,20 @@
+"""A training: what each worker does, how its graph is built in each design, and what :func:`train` makes of it.
+
+The pieces can be put together by hand, as the chapter "Your own loop" does.
+"""
+
+from mnistdist._lazy import lazy
+
+__getattr__, __dir__, __all__ = lazy(
+    __name__,
+    {
+        "Checkpoints": "checkpoints",
+        "Replica": "replica",
+        "build_fast_replica": "designs.fast",
+        "build_replica": "worker",
+        "run_worker": "worker",
+        "train": "client",
+        "train_loop": "worker",
+        "worker_session": "session",
+    },
+)

@@ -1,0 +1,1 @@
+"""How the graph of one worker is built and run."""

@@ -9,9 +9,9 @@ import time
 
 import tensorflow.compat.v1 as tf
 
-from mnistdist.training.worker import Replica, chief_ops
-from mnistdist.training.deadlines import run_options
 from mnistdist.model import Graph, accuracy
+from mnistdist.training.deadlines import run_options
+from mnistdist.training.worker import Replica, chief_ops
 
 
 def build_listing(cluster_spec, task_index, *, sync=False, seed=None, container="", device="cpu:0", alone=False):

@@ -18,9 +18,9 @@ import threading
 import time
 from pathlib import Path
 
+from mnistdist.cluster.network import enter_private_network, listing_addresses, loopback_addresses, parse_address
 from mnistdist.cluster.pinning import assign, available_cores
 from mnistdist.errors import PLAIN, describe_exit
-from mnistdist.cluster.network import enter_private_network, listing_addresses, loopback_addresses, parse_address
 
 ROOT = Path(__file__).resolve().parent.parent
 

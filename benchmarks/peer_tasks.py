@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 from benchmarks.peer_processes import end_with_caller, report
-from mnistdist.datasets import read_data_sets
 from mnistdist.cluster.network import parse_address, wait_for_address
+from mnistdist.datasets import read_data_sets
 
 BATCH, RATE = 100, 0.01
 

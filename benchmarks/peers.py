@@ -21,8 +21,8 @@ from tqdm import tqdm
 from benchmarks.peer_processes import run_tasks
 from benchmarks.throughput import DESIGNS, EVERY, GOAL, WARM_UP, measure, validation_accuracy
 from mnistdist import Cluster, read_data_sets
-from mnistdist.errors import PLAIN
 from mnistdist.cluster.network import private_network_available
+from mnistdist.errors import PLAIN
 from tools.environment import write_stamped
 
 BASE = "listing, async"

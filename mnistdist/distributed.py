@@ -20,9 +20,9 @@ import time
 
 from mnistdist import __version__
 from mnistdist._output import complain, guarded, say
+from mnistdist.cluster.network import BUSY, parse_address, wait_for_address, why_no_port, without_proxies
 from mnistdist.flags import UsageError, check, describe, difference, parse, shared
 from mnistdist.training.logdir import prepare
-from mnistdist.cluster.network import BUSY, parse_address, wait_for_address, why_no_port, without_proxies
 
 
 def main(argv=None):
@@ -102,10 +102,10 @@ def _work(flags, spec):
     else:
         server, device = _start_server(flags, spec)
         target = server.target
-    from mnistdist.training.worker import run_worker
     from mnistdist.model import build_model
     from mnistdist.training.heartbeat import Presence
     from mnistdist.training.session import wait_for_ps
+    from mnistdist.training.worker import run_worker
 
     said = -math.inf
 

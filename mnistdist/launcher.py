@@ -10,13 +10,10 @@ import sys
 import threading
 
 from mnistdist import __version__
-from mnistdist.cluster import pinning as devices
-from mnistdist.cluster import nursery
 from mnistdist._output import OutputLost, complain, guarded, say
+from mnistdist.cluster import nursery
+from mnistdist.cluster import pinning as devices
 from mnistdist.cluster.child import command, environment
-from mnistdist.errors import describe_exit
-from mnistdist.flags import UsageError, check, parse
-from mnistdist.training.logdir import prepare
 from mnistdist.cluster.network import (
     enter_private_network,
     listing_addresses,
@@ -25,6 +22,9 @@ from mnistdist.cluster.network import (
     private_network_available,
 )
 from mnistdist.cluster.recovery import StoppedTasks
+from mnistdist.errors import describe_exit
+from mnistdist.flags import UsageError, check, parse
+from mnistdist.training.logdir import prepare
 
 _OURS = ("job_name", "task_index", "ps_hosts", "worker_hosts")
 

@@ -18,8 +18,8 @@ from helpers import alive
 from open_ports import open_sockets, open_unix_sockets, tree_of
 from page_rules import section
 
-from mnistdist.flags import check, parse
 from mnistdist.cluster.network import parse_address, private_network_available
+from mnistdist.flags import check, parse
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/net"), reason="sockets are looked up in /proc (Linux)")
 needs_namespaces = pytest.mark.skipif(
@@ -52,7 +52,9 @@ def test_outside_the_private_network_only_the_controller_listens_and_on_127_0_0_
     assert {(each.protocol, each.host) for each in found} == {("tcp", "127.0.0.1")}
     assert {each.port for each in found} > client_ports(info)
     assert len(found) == len(client_ports(info)) + 1  # and the one on which the controller's threads tell the hub
-    controllers = {each.pid for each in alive(tree, lambda each: "mnistdist.cluster._ipyparallel" in " ".join(each.cmdline()))}
+    controllers = {
+        each.pid for each in alive(tree, lambda each: "mnistdist.cluster._ipyparallel" in " ".join(each.cmdline()))
+    }
     assert {pid for each in found for pid in each.pids} <= controllers
 
 

@@ -15,9 +15,9 @@ import yaml
 
 import mnistdist
 from mnistdist import read_data_sets, train
-from mnistdist.training.worker import build_replica
 from mnistdist.training.designs.fast import build_fast_replica
 from mnistdist.training.replica import Replica
+from mnistdist.training.worker import build_replica
 
 PAGE = Path(__file__).parent.parent / "book" / "api.md"
 

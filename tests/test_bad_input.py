@@ -33,10 +33,10 @@ from mnistdist import (
     train,
     training,
 )
+from mnistdist.cluster.network import parse_address
 from mnistdist.cluster.pinning import assign
 from mnistdist.flags import FLAGS, UsageError, check, parse
 from mnistdist.idx import DataError, read_idx
-from mnistdist.cluster.network import parse_address
 from mnistdist.results import SharedModel
 
 # ------------------------------------------------------------------------------------------------ flags

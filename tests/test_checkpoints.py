@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from mnistdist.training.checkpoints import Checkpoints
 from mnistdist.model import build_model
+from mnistdist.training.checkpoints import Checkpoints
 
 # Names that are patterns, addresses, options or home folders to somebody; each with a name that the pattern matches.
 ODD = {"run[1]": "run1", "a*b": "axxb", "a?b": "axb", "a\\b": "ab", "[!x]": "y", "gs:": "gs", "~": "home", "-x": "x"}

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from mnistdist.cluster import pinning as devices
-from mnistdist.cluster.pinning import NO_GPU, Pin, assign, available_cores, find_gpus, sharing_notice
 from mnistdist.cluster.network import private_network_available
+from mnistdist.cluster.pinning import NO_GPU, Pin, assign, available_cores, find_gpus, sharing_notice
 
 UUIDS = ["GPU-8932f937-d72c", "GPU-1a2b3c4d-0000", "GPU-1a2b9999-0000"]
 

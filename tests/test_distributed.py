@@ -17,11 +17,11 @@ import pytest
 from helpers import alive, below, unprivileged, wait_until
 
 from mnistdist import distributed
-from mnistdist.cluster import pinning as devices
 from mnistdist import launcher as launch_module
 from mnistdist._output import complain
-from mnistdist.flags import FLAGS, MAY_DIFFER, UsageError, check, parse, shared
+from mnistdist.cluster import pinning as devices
 from mnistdist.cluster.network import private_network_available
+from mnistdist.flags import FLAGS, MAY_DIFFER, UsageError, check, parse, shared
 
 PS, WORKERS = "127.0.0.1:2222", "127.0.0.1:2223,127.0.0.1:2224"
 

@@ -14,10 +14,10 @@ from book_rules import ROOT
 from helpers import Running
 
 from mnistdist import read_data_sets, train
-from mnistdist.training import client as training
-from mnistdist.flags import UsageError, check, parse
 from mnistdist.cluster.network import BUSY, private_network_available, why_no_port
+from mnistdist.flags import UsageError, check, parse
 from mnistdist.results import Run, restore
+from mnistdist.training import client as training
 
 SCRIPT = """
 import os, sys

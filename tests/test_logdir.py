@@ -17,10 +17,10 @@ from book_rules import ROOT
 from test_checkpoints import contents, flip, names
 
 from mnistdist import Cluster, DataSet, Datasets, Graph, TaskFailed, train
-from mnistdist.training import logdir
-from mnistdist.training import client as training
-from mnistdist.training.logdir import LOCK, held, prepare
 from mnistdist.cluster.network import private_network_available
+from mnistdist.training import client as training
+from mnistdist.training import logdir
+from mnistdist.training.logdir import LOCK, held, prepare
 
 
 def first_step(run):
@@ -195,9 +195,7 @@ def test_a_folder_is_held_by_one_training_and_the_second_names_its_process(tmp_p
     prepare(tmp_path)
 
 
-HOLD = (
-    "import sys, time; from mnistdist.training.logdir import held\nwith held(sys.argv[1]): print(1, flush=True); time.sleep(60)"
-)
+HOLD = "import sys, time; from mnistdist.training.logdir import held\nwith held(sys.argv[1]): print(1, flush=True); time.sleep(60)"
 
 
 def test_a_process_that_is_killed_lets_go_of_the_folder_and_its_file_is_no_obstacle(tmp_path):

@@ -6,8 +6,8 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from mnistdist import Cluster, TaskFailed, train
-from mnistdist.training.worker import Replica
 from mnistdist.training.round_runner import Merging
+from mnistdist.training.worker import Replica
 
 
 class Chief:
@@ -181,8 +181,8 @@ def lose_a_step():
     import tensorflow.compat.v1 as tf
     from IPython import get_ipython
 
-    from mnistdist.training.worker import build_replica
     from mnistdist.training.session import worker_session
+    from mnistdist.training.worker import build_replica
 
     here = get_ipython().user_ns
     spec, target = here["cluster_spec"], here["server"].target

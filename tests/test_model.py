@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from mnistdist.training.worker import build_replica
 from mnistdist.model import build_model
 from mnistdist.placement import placements, traced_run, worker_device
+from mnistdist.training.worker import build_replica
 
 SPEC = {"ps": ["a:1", "b:1"], "worker": ["c:1", "d:1"]}
 

@@ -102,8 +102,8 @@ def open_session(container, wait_timeout, assign=None, sync=False, steps=0, stop
     from IPython import get_ipython
 
     from mnistdist import read_data_sets
-    from mnistdist.training.worker import build_replica, train_loop
     from mnistdist.training.session import worker_session
+    from mnistdist.training.worker import build_replica, train_loop
 
     here = get_ipython().user_ns
     spec, index = here["cluster_spec"], here["task_index"]

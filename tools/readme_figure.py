@@ -3,8 +3,8 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from mnistdist.diagrams import cluster_diagram
 from mnistdist.cluster.network import listing_addresses
+from mnistdist.diagrams import cluster_diagram
 
 TARGET = Path(__file__).resolve().parent.parent / "book" / "_static" / "cluster.svg"
 

@@ -12,14 +12,14 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from mnistdist import _check
-from mnistdist.cluster import pinning as device_rules
-from mnistdist.cluster.child import spare_descriptors
-from mnistdist.cluster._ipyparallel import activate_magics, connect, forget_engines, unregister
-from mnistdist.errors import ClusterStartError, TaskFailed, describe_exit
 from mnistdist._interrupts import HeldInterrupts
+from mnistdist.cluster import pinning as device_rules
+from mnistdist.cluster._ipyparallel import activate_magics, connect, forget_engines, unregister
+from mnistdist.cluster.child import spare_descriptors
 from mnistdist.cluster.network import listing_addresses, loopback_addresses, private_network_available
 from mnistdist.cluster.nursery import identity
 from mnistdist.cluster.process_tree import Processes, keeper_lost
+from mnistdist.errors import ClusterStartError, TaskFailed, describe_exit
 
 DESCRIPTORS = 128  # files that a cluster opens in the client, and each of its own processes at the most
 _started = []  # weak references to the clusters that run, the one with the magics last

@@ -19,8 +19,8 @@ from pathlib import Path
 import psutil
 
 from mnistdist.cluster.child import command, environment, fill_first_descriptors
-from mnistdist.errors import PLAIN, TaskFailed
 from mnistdist.cluster.network import without_proxies
+from mnistdist.errors import PLAIN, TaskFailed
 
 
 class Processes:

@@ -6,9 +6,9 @@ import sys
 import time
 from types import SimpleNamespace
 
-from mnistdist.errors import TaskFailed
 from mnistdist.cluster.nursery import identity
 from mnistdist.cluster.recovery import StoppedTasks, is_stopped
+from mnistdist.errors import TaskFailed
 
 _RESTARTED = "the cluster has been restarted with fresh tasks: train again"
 _PATIENCE = 10  # seconds

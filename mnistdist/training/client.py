@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from mnistdist import _check
+from mnistdist._interrupts import HeldInterrupts
+from mnistdist.cluster.nursery import own_task
 from mnistdist.datasets import DataError, DataSet, Datasets, read_data_sets, read_for_training
 from mnistdist.errors import TaskLost
-from mnistdist._interrupts import HeldInterrupts
-from mnistdist.training.logdir import prepare
-from mnistdist.cluster.nursery import own_task
-from mnistdist.training.calls import idle_workers, on_workers
 from mnistdist.results import Run
 from mnistdist.steps import LOCAL_STEPS_PER_RUN as LOCAL_STEPS_PER_RUN
 from mnistdist.steps import STEPS_PER_RUN as STEPS_PER_RUN
+from mnistdist.training.calls import idle_workers, on_workers
+from mnistdist.training.logdir import prepare
 
 _runs = itertools.count(1)
 BOOKS_WIDTHS = 784, 10  # pixels and classes of the built-in model: of mnistdist.model, which imports TensorFlow

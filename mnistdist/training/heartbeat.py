@@ -17,8 +17,8 @@ import json
 import threading
 import time
 
-from mnistdist.flags import difference
 from mnistdist.cluster.network import wait_for_address
+from mnistdist.flags import difference
 
 QUEUE, NOTICE = "mnistdist_presence", "mnistdist_flags"
 PERIOD = 1.0  # seconds between two signs of life

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from mnistdist.training.designs.cutting import behind, variables_of, written_by
 from mnistdist.model import Graph
+from mnistdist.training.designs.cutting import behind, variables_of, written_by
 from mnistdist.training.tensorflow_private import accept_resource_variables, begin_layer_names
 
 

@@ -4,15 +4,15 @@ from types import SimpleNamespace
 
 import tensorflow.compat.v1 as tf
 
-from mnistdist.training.worker import build_design
-from mnistdist.training.designs.cutting import CannotCut
-from mnistdist.training.deadlines import CLOSE_SECONDS, timed_run, within
 from mnistdist.model import build_model, evaluate, evaluate_and_predict
+from mnistdist.results import SharedModel
+from mnistdist.training.deadlines import CLOSE_SECONDS, timed_run, within
+from mnistdist.training.designs.cutting import CannotCut
 from mnistdist.training.diagnosis import LOST_OR_SLOW, gist
 from mnistdist.training.replica import local_initializer, resource_variables
-from mnistdist.results import SharedModel
 from mnistdist.training.session import queue_runners, session_config
 from mnistdist.training.tensorflow_private import forget_devices
+from mnistdist.training.worker import build_design
 
 TIMEOUT = 180  # seconds
 LEAST_TO_INITIALISE = 60  # seconds, however soon a step has to be made

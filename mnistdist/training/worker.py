@@ -11,15 +11,17 @@ import time
 
 import tensorflow.compat.v1 as tf
 
-from mnistdist.training.checkpoints import Checkpoints
-from mnistdist.training.designs.fast import build_fast_replica, dropping, evaluation
-from mnistdist.training.designs.cutting import PYTHON, behind, refuse_functions, written_by
 from mnistdist.errors import TaskLost
-from mnistdist.training.deadlines import timed_run
-from mnistdist.training.logdir import held
 from mnistdist.model import Graph, build_model, evaluate
-from mnistdist.training.diagnosis import LOST_OR_SLOW, gist
 from mnistdist.placement import replica_devices, worker_device
+from mnistdist.results import WorkerResult
+from mnistdist.steps import StepRecord
+from mnistdist.training.checkpoints import Checkpoints
+from mnistdist.training.deadlines import timed_run
+from mnistdist.training.designs.cutting import PYTHON, behind, refuse_functions, written_by
+from mnistdist.training.designs.fast import build_fast_replica, dropping, evaluation
+from mnistdist.training.diagnosis import LOST_OR_SLOW, gist
+from mnistdist.training.logdir import held
 from mnistdist.training.replica import (
     Counting,
     Replica,
@@ -35,9 +37,7 @@ from mnistdist.training.replica import (
     update_of,
     usable,
 )
-from mnistdist.results import WorkerResult
 from mnistdist.training.session import variables_live, worker_session
-from mnistdist.steps import StepRecord
 from mnistdist.training.tensorflow_private import wait_for
 
 FRUITLESS_ATTEMPTS = 3  # to go on after a loss, in a row and without an update that the worker has seen

@@ -13,6 +13,10 @@ import time
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from mnistdist.model import Graph, build_model
+from mnistdist.placement import worker_device
+from mnistdist.steps import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN
+from mnistdist.training.deadlines import timed_run
 from mnistdist.training.designs.batches import Batches
 from mnistdist.training.designs.cutting import (
     PYTHON,
@@ -25,10 +29,7 @@ from mnistdist.training.designs.cutting import (
     variables_of,
     written_by,
 )
-from mnistdist.training.deadlines import timed_run
-from mnistdist.model import Graph, build_model
 from mnistdist.training.designs.packing import Pack, Twins, ps_device
-from mnistdist.placement import worker_device
 from mnistdist.training.replica import (
     Replica,
     adam,
@@ -43,7 +44,6 @@ from mnistdist.training.replica import (
     update_of,
     usable,
 )
-from mnistdist.steps import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN
 from mnistdist.training.tensorflow_private import control_flow
 
 ACCUMULATED = (tf.float16, tf.float32, tf.float64)

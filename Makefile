@@ -5,7 +5,7 @@ UV ?= uv
 PY := .venv/bin/python
 # A Python that the user named, rather than the default, replaces a .venv of another version.
 CHOSEN := $(if $(filter command environment,$(firstword $(origin PYTHON))),--chosen)
-CHECKED := conftest.py mnistdist tests tools benchmarks $(wildcard book/*.ipynb) $(wildcard book/*.py)
+CHECKED := conftest.py .ci mnistdist tests book
 
 # Where figures go that are not part of the book (those of the book are in book/experiments).
 RESULTS ?= _build/results
@@ -23,10 +23,10 @@ help: ## list the targets
 
 install: ## make .venv with the locked packages and this project (PYTHON=python3.12 to choose a Python)
 	@command -v $(PYTHON) > /dev/null || { echo "No $(PYTHON) here: install Python 3.10 to 3.13, or name yours: make PYTHON=/path/to/python"; exit 1; }
-	@$(PYTHON) tools/install.py $(CHOSEN)
+	@$(PYTHON) .ci/install.py $(CHOSEN)
 
 book: install ## execute the chapters for real (only what changed) and render them to _build/html
-	@$(PY) -m tools.book
+	@$(PY) -m book._ext.build
 
 test: install ## run all tests, and every notebook against its stored outputs (AT_ONCE=3 files at a time)
 	$(PY) -m pytest --nbval tests $(filter-out $(MEASURING),$(wildcard book/*.ipynb)) -n $(AT_ONCE) --dist loadfile \
@@ -34,31 +34,31 @@ test: install ## run all tests, and every notebook against its stored outputs (A
 		first=$$?; $(PY) -m pytest --nbval $(MEASURING) && exit $$first
 
 zoo: install ## train the whole catalogue of models and optimizers in every design (about 20 minutes)
-	ZOO=all $(PY) -m pytest tests/test_zoo.py -q
+	ZOO=all $(PY) -m pytest tests/training/test_zoo.py -q
 
 lab: install ## open the book in JupyterLab
 	$(PY) -m jupyterlab book
 
 record: install ## run all notebooks afresh and store their outputs (NB=book/quickstart.ipynb for one)
-	@$(PY) -m tools.record $(NB)
+	@$(PY) -m book._ext.record $(NB)
 
 bench: install ## measure start-up, updates a second and seconds to 97%, as ratios taken in one run (under 10 minutes)
-	$(PY) -m benchmarks.startup --json $(RESULTS)/startup.json
-	$(PY) -m benchmarks.throughput --json $(RESULTS)/throughput.json
+	$(PY) -m book.experiments.startup --json $(RESULTS)/startup.json
+	$(PY) -m book.experiments.throughput --json $(RESULTS)/throughput.json
 
 bench-peers: install ## the same beside TensorFlow 2's strategies, and PyTorch if it is there (under 25 minutes)
-	$(PY) -m benchmarks.peers --json $(RESULTS)/peers.json
+	$(PY) -m book.experiments.peers --json $(RESULTS)/peers.json
 
 experiments: install ## measure anew what the pages report of repeats (about an hour, alone on the machine)
-	$(PY) -m tools.experiments
-	$(PY) -m tools.claims
-	$(PY) -m tools.claims_page
+	$(PY) -m book.experiments.async_or_sync
+	$(PY) -m book.experiments.claims
+	$(PY) -m book.experiments.claims_page
 
 faults: install ## end, pause and restart every task in every way, and kill the client 20 times (under 30 minutes)
-	$(PY) -m tools.faults matrix --json $(RESULTS)/faults.json
+	$(PY) -m tests.faults.matrix matrix --json $(RESULTS)/faults.json
 
 soak: install ## start, train and stop, with faults and kills at random, for MINUTES=60
-	$(PY) -m tools.soak --minutes $(MINUTES) --json $(RESULTS)/soak.json
+	$(PY) -m tests.faults.soak --minutes $(MINUTES) --json $(RESULTS)/soak.json
 
 lint: install ## check style and formatting
 	$(PY) -m ruff check $(CHECKED)

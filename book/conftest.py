@@ -5,8 +5,8 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from book._ext.kernels import ENVIRONMENT, TIMEOUT
 from nbval.plugin import IPyNbCell, IPyNbFile
-from tools.kernels import ENVIRONMENT, TIMEOUT
 
 # What a reader sees but what may differ between two runs: warnings, tables' HTML, drawings.
 NOT_COMPARED = ("stderr", "text/html", "image/svg+xml")
@@ -20,7 +20,7 @@ def pytest_configure(config):
     )
     if config.option.nbval_sanitize_with is None:
         config.option.nbval_sanitize_with = str(
-            Path(__file__).parent.parent / "tests" / "nbval.cfg"
+            Path(__file__).parent.parent / "tests/book/nbval.cfg"
         )
 
 

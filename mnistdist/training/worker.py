@@ -2,7 +2,7 @@
 
 The parts, in the order in which a worker goes through them: :func:`build_replica`, then a session
 (:func:`mnistdist.training.session.worker_session`), then :func:`train_loop`; :func:`run_worker` is all of it. The notebooks,
-the command line and the tests train with this loop. ``benchmarks/throughput.py`` has one of its own, which also notes
+the command line and the tests train with this loop. ``book/experiments/throughput.py`` has one of its own, which also notes
 the parameters on the way.
 """
 

@@ -1,0 +1,324 @@
+"""The book's rules on cells and outputs. Each rule takes a notebook and returns its complaints, none if it holds.
+
+`CELL_RULES` is what `test_book.py` applies to every notebook of the book; `page_rules.py` has those on the text.
+"""
+
+import ast
+import getpass
+import re
+import socket
+from pathlib import Path
+
+from nbval.plugin import get_sanitize_patterns
+
+ROOT = Path(__file__).parents[2]
+SANITIZERS = get_sanitize_patterns((ROOT / "tests/book/nbval.cfg").read_text(encoding="utf-8"))
+REPLACEMENTS = r"\b(ADDRESS|HOST|PORT|DEVICE|PLACE|0xPLACE|NUMBER|DATE|CLOCK|RATE|DURATION|TEMPORARY)\b"
+NOT_COMPARED = re.compile(r"image/|text/html|application/vnd\.jupyter\.widget")
+DRAWN = re.compile(r"<(?:Figure|IPython\.core\.display\.\w+ object|Axes)[^>]*>")
+ANSI_CODE = re.compile(r"\x1b\[[0-9;]*m")
+MACHINE_PATH = re.compile(r"/(?:home|Users|root)/\S+|\S*site-packages\S*|\S*\.venv/\S*|\b[A-Z]:\\\S+")
+PLAIN_IMPORT = "import tensorflow.compat.v1 as tf"
+MOST_LINES, LONGEST_LINE = 20, 80
+
+
+def code_cells(notebook):
+    """(position, cell) of each code cell; the position counts all cells, from 0, as an editor does."""
+    return [(index, cell) for index, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
+
+
+def tags(cell):
+    """The cell's tags."""
+    return cell.metadata.get("tags", [])
+
+
+def inside_solutions(notebook):
+    """Positions of the cells between a solution's start and its end."""
+    inside, positions = False, set()
+    for index, cell in enumerate(notebook.cells):
+        if cell.cell_type == "markdown" and "{solution-start}" in cell.source:
+            inside = True
+        if cell.cell_type == "markdown" and "{solution-end}" in cell.source:
+            inside = False
+        if inside:
+            positions.add(index)
+    return positions
+
+
+def is_px(cell):
+    """Whether the cell runs in the cluster's tasks."""
+    return cell.source.lstrip().startswith("%%px")
+
+
+def syntax(cell):
+    """The cell's Python as a syntax tree, magics left out; an empty tree for another language."""
+    lines = cell.source.splitlines()
+    if lines and re.match(r"%%(?!px|time|capture|timeit)", lines[0]):
+        return ast.parse("")
+    return ast.parse("\n".join("" if re.match(r"\s*[%!]", line) else line for line in lines))
+
+
+def printed(output):
+    """What one output says, as text: stream, data but for images, error."""
+    if output.output_type == "stream":
+        return output.text
+    if output.output_type == "error":
+        return "\n".join([f"{output.ename}: {output.evalue}", *output.traceback])
+    return "\n".join(str(data) for kind, data in output.data.items() if not kind.startswith("image/"))
+
+
+def compared(cell):
+    """The text that nbval compares, sanitized as nbval does; drawings' placeholders left out."""
+    texts = []
+    for output in cell.outputs:
+        if output.output_type == "stream":
+            texts += [output.text] if output.name == "stdout" else []
+        elif output.output_type == "error":
+            texts.append(output.evalue)
+        else:
+            texts += [str(data) for kind, data in output.data.items() if not NOT_COMPARED.match(kind)]
+    text = DRAWN.sub("", ANSI_CODE.sub("", "\n".join(texts)))
+    for pattern, replacement in SANITIZERS:
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
+def is_ignored(cell):
+    """Whether nbval is told not to compare the cell's outputs."""
+    return "nbval-ignore-output" in tags(cell)
+
+
+def is_checked(cell):
+    """Whether nbval compares something that the cell computed: text that sanitizing leaves over."""
+    return not is_ignored(cell) and bool(re.search(r"\w", re.sub(REPLACEMENTS, "", compared(cell))))
+
+
+def images(cell):
+    """The cell's outputs that are pictures."""
+    return [output for output in cell.outputs if any(kind.startswith("image/") for kind in output.get("data", {}))]
+
+
+def executed_in_order(notebook):
+    counts = [cell.execution_count for _, cell in code_cells(notebook)]
+    if counts != list(range(1, len(counts) + 1)):
+        return [f"execution counts are {counts}, expected 1 to {len(counts)}: make record"]
+    return []
+
+
+def prints(cell):
+    """Whether running the cell must print: print, show or display at the top level, or a value on the last line."""
+    if "%%capture" in cell.source:
+        return False
+    statements = list(syntax(cell).body)
+    while statements:
+        statement = statements.pop()
+        if isinstance(statement, (ast.With, ast.For)):
+            statements += statement.body
+        call = statement.value if isinstance(statement, ast.Expr) else None
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "") in ("print", "show", "display"):
+            return True
+    body = syntax(cell).body
+    values = (ast.Name, ast.Attribute, ast.Subscript, ast.Compare, ast.BinOp, ast.JoinedStr, ast.Tuple, ast.List)
+    last = body[-1] if body else None
+    return isinstance(last, ast.Expr) and isinstance(last.value, values) and not cell.source.rstrip().endswith(";")
+
+
+def outputs_stored(notebook):
+    cells = code_cells(notebook)
+    if cells and not any(cell.outputs for _, cell in cells):
+        return ["no cell has stored outputs (nbval would pass it unseen): make record"]
+    return [f"cell {i}: prints, but has no stored output" for i, cell in cells if prints(cell) and not cell.outputs]
+
+
+def errors_are_tagged(notebook):
+    complaints = []
+    for i, cell in code_cells(notebook):
+        failed = any(output.output_type == "error" for output in cell.outputs)
+        if failed and "raises-exception" not in tags(cell):
+            complaints.append(f"cell {i}: an error output, without the tag raises-exception")
+        if not failed and "raises-exception" in tags(cell):
+            complaints.append(f"cell {i}: tagged raises-exception, and raised nothing")
+    return complaints
+
+
+def outputs_are_quiet(notebook):
+    complaints = []
+    for i, cell in code_cells(notebook):
+        for output in cell.outputs:
+            if output.get("name") == "stderr":
+                complaints.append(f"cell {i}: noise on stderr: {output.text[:60]!r}")
+            if any("widget" in kind for kind in output.get("data", {})):
+                complaints.append(f"cell {i}: a widget (a progress bar?) in the stored outputs")
+            if output.output_type == "error" and len(output.traceback) > 1:
+                complaints.append(f"cell {i}: a whole traceback; make record keeps its last line")
+    return complaints
+
+
+def outputs_name_no_machine(notebook):
+    """No paths of a machine, user or host anywhere; in what nbval compares, no ports, pids, times either."""
+    names = {name for name in (getpass.getuser(), socket.gethostname()) if len(name) > 4 and name != "localhost"}
+    complaints = []
+    for i, cell in code_cells(notebook):
+        said = "\n".join(printed(output) for output in cell.outputs)
+        found = MACHINE_PATH.findall(said) + [name for name in names if name in said]
+        if not is_ignored(cell):
+            found += re.findall(r"\S*:\d{4,5}\b|/tmp/\S*|\b\d{10}\.\d+\b", compared(cell))
+        complaints += [f"cell {i}: {what!r} belongs to a machine or a moment" for what in found]
+    return complaints
+
+
+def nothing_skipped(notebook):
+    """nbval runs every cell, and is told so by tags, which a reader doesn't see."""
+    complaints = []
+    for i, cell in code_cells(notebook):
+        if "nbval-skip" in tags(cell):
+            complaints.append(f"cell {i}: nbval-skip: every cell is to run")
+        if re.search(r"#\s*(NBVAL|PYTEST_VALIDATE)_", cell.source):
+            complaints.append(f"cell {i}: tell nbval by a tag, not by a comment")
+    return complaints
+
+
+def unstable_then_checked(notebook):
+    """A cell whose output may differ is followed by one that checks what must not."""
+    complaints, pending = [], None
+    for i, cell in code_cells(notebook):
+        if is_ignored(cell):
+            if pending is not None:
+                complaints.append(f"cell {pending}: ignored by nbval, and no checked cell before the next ignored one")
+            pending = i
+        elif is_checked(cell):
+            pending = None
+    if pending is not None:
+        complaints.append(f"cell {pending}: ignored by nbval, and no checked cell after it")
+    return complaints
+
+
+def most_outputs_checked(notebook):
+    with_output = [(i, cell) for i, cell in code_cells(notebook) if cell.outputs]
+    unchecked = [i for i, cell in with_output if not is_checked(cell)]
+    if 3 * len(unchecked) > len(with_output):
+        return [
+            f"{len(unchecked)} of {len(with_output)} cells with output are unchecked (at most a third): {unchecked}"
+        ]
+    return []
+
+
+def nothing_proves_itself(notebook):
+    """Of an empty selection, `all` is True and any set contains it: a claim says of how many things it holds."""
+    complaints = []
+    for i, cell in code_cells(notebook):
+        nodes = list(ast.walk(syntax(cell)))
+        # bool(found) and all(...): something has to be there first.
+        guarded = {id(value) for node in nodes if isinstance(node, ast.BoolOp) for value in node.values[1:]}
+        for node in nodes:
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "all" and id(node) not in guarded:
+                complaints.append(f"cell {i}: all(...) holds of nothing, too: say of how many")
+            if (
+                isinstance(node, ast.Compare)
+                and isinstance(node.ops[0], ast.LtE)
+                and isinstance(node.comparators[0], ast.Set)
+            ):
+                complaints.append(f"cell {i}: the empty set is within any set, too: say what is in it")
+    return complaints
+
+
+def cells_are_short(notebook):
+    complaints = []
+    for i, cell in code_cells(notebook):
+        lines = cell.source.splitlines()
+        if not cell.source.strip():
+            complaints.append(f"cell {i}: empty")
+        if len(lines) > MOST_LINES:
+            complaints.append(f"cell {i}: {len(lines)} lines, at most {MOST_LINES}")
+        longest = max((len(line) for line in lines), default=0)
+        if longest > LONGEST_LINE:
+            complaints.append(f"cell {i}: a line of {longest} columns, at most {LONGEST_LINE}")
+    return complaints
+
+
+def imports_together(notebook):
+    """One cell imports for the notebook; cells that run in fresh tasks import there what they need."""
+    importing = [
+        i
+        for i, cell in code_cells(notebook)
+        if not is_px(cell) and any(isinstance(node, (ast.Import, ast.ImportFrom)) for node in syntax(cell).body)
+    ]
+    return [f"cells {importing} import: one is to import everything"] if len(importing) > 1 else []
+
+
+def one_tensorflow(notebook):
+    complaints = []
+    for i, cell in code_cells(notebook):
+        for line in cell.source.splitlines():
+            if re.match(r"\s*(import|from) tensorflow", line) and line.strip() != PLAIN_IMPORT:
+                complaints.append(f"cell {i}: {line.strip()!r}, expected {PLAIN_IMPORT!r}")
+    return complaints
+
+
+def plotting_is_hidden(notebook):
+    """What draws is behind a toggle; what calls TensorFlow never is."""
+    complaints, solutions = [], inside_solutions(notebook)
+    for i, cell in code_cells(notebook):
+        hidden = {"hide-input", "hide-cell", "remove-input", "remove-cell"} & set(tags(cell))
+        if images(cell) and not hidden and i not in solutions:
+            complaints.append(f"cell {i}: draws, and lacks the tag hide-input")
+        if hidden and re.search(r"\btf\.", cell.source) and i not in solutions:
+            complaints.append(f"cell {i}: hides TensorFlow calls")
+    return complaints
+
+
+def alt_complaint(alt):
+    """What is wrong with a picture's text alternative, or None."""
+    if not alt or not alt.strip():
+        return "no alt text"
+    if re.match(r"(an? |the )?(figure|image|picture|plot|chart|graph|diagram|drawing|screenshot)\b", alt.strip(), re.I):
+        return f"alt text says that it is a picture, not what it shows: {alt[:50]!r}"
+    if len(alt.split()) < 6:
+        return f"alt text of fewer than 6 words: {alt!r}"
+    return None
+
+
+def figures_have_alt(notebook):
+    """Pictures have alt text and a caption, in the cell's metadata `mystnb`, and a cell of their own."""
+    complaints = []
+    for i, cell in code_cells(notebook):
+        if not images(cell):
+            continue
+        told = cell.metadata.get("mystnb", {})
+        problem = alt_complaint(told.get("image", {}).get("alt"))
+        if problem:
+            complaints.append(f"cell {i}: {problem}")
+        if not told.get("figure", {}).get("caption") or not told.get("figure", {}).get("name"):
+            complaints.append(f"cell {i}: a figure needs a caption and a name")
+        if len(cell.outputs) > 1:
+            complaints.append(f"cell {i}: {len(cell.outputs)} outputs: a figure is to be its cell's only one")
+    return complaints
+
+
+def clusters_are_stopped(notebook):
+    """A cluster started without `with` is stopped further down."""
+    sources = [(i, cell.source) for i, cell in code_cells(notebook)]
+    started = [i for i, text in sources if re.search(r"^\w+ = (\w+\.)?Cluster\(", text, re.M)]
+    stopped = [i for i, text in sources if ".stop()" in text]
+    if started and (not stopped or stopped[-1] < started[-1]):
+        return [f"cell {started[-1]}: the cluster started here isn't stopped by a later cell"]
+    return []
+
+
+CELL_RULES = [
+    executed_in_order,
+    outputs_stored,
+    errors_are_tagged,
+    outputs_are_quiet,
+    outputs_name_no_machine,
+    nothing_skipped,
+    unstable_then_checked,
+    most_outputs_checked,
+    nothing_proves_itself,
+    cells_are_short,
+    imports_together,
+    one_tensorflow,
+    plotting_is_hidden,
+    figures_have_alt,
+    clusters_are_stopped,
+]

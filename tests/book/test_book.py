@@ -1,0 +1,214 @@
+"""The book's rules, applied to every page, and each tried on a small bad notebook that it must not let pass."""
+
+import copy
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from mnistdist.training.client import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN, train
+from tests.book.book_rules import CELL_RULES, ROOT
+from tests.book.page_rules import CHAPTER_RULES, TEXT_RULES, book_pages, broken_links, read_page
+
+NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+PAGES = book_pages(ROOT)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("rule", CELL_RULES + CHAPTER_RULES, ids=lambda rule: rule.__name__)
+def test_a_chapter_keeps_the_rules(path, rule):
+    assert rule(nbformat.read(path, as_version=4)) == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("rule", TEXT_RULES, ids=lambda rule: rule.__name__)
+def test_a_page_keeps_the_rules(path, rule):
+    assert rule(read_page(path)[0]) == []
+
+
+def test_no_link_reference_or_citation_leads_nowhere():
+    assert broken_links(PAGES, (ROOT / "book" / "references.bib").read_text(encoding="utf-8")) == []
+
+
+def test_every_page_is_in_the_table_of_contents():
+    contents = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    listed = {contents["root"]} | {chapter["file"] for part in contents["parts"] for chapter in part["chapters"]}
+    assert listed == {f"book/{path.stem}" for path in PAGES}
+
+
+# ------------------------------------------------------------------------------------ the rules themselves
+
+OPENING = "# Title\n\n| | |\n|---|---|\n| **You learn** | a |\n| **You need** | b |\n| **Minutes** | 5 |"
+EXERCISE = "```{{exercise}}\n:label: ex-{0}\n\nWhy?\n```\n\n```{{solution-start}} ex-{0}\n:class: dropdown\n```"
+END = "```{solution-end}\n```"
+REFERENCES = "## References\n\n- {cite:t}`a`: why you should read this one."
+
+
+def stream(text, name="stdout"):
+    return new_output("stream", name=name, text=text)
+
+
+def picture():
+    return new_output("display_data", data={"image/png": "iVBORw0KGgo=", "text/plain": "<Figure size 1x1>"})
+
+
+def good():
+    """A notebook that keeps every rule."""
+    told = {"mystnb": {"image": {"alt": "Bars of two workers that overlap freely"}}}
+    told["mystnb"]["figure"] = {"caption": "Steps.", "name": "fig-steps"}
+    cells = [
+        new_markdown_cell(OPENING),
+        new_code_cell("from mnistdist import Cluster\n\ncluster = Cluster().start()"),
+        new_code_cell("print(cluster)", outputs=[stream("Cluster(ps=1)\n")]),
+        new_code_cell("print(accuracy)", outputs=[stream("0.97\n")], metadata={"tags": ["nbval-ignore-output"]}),
+        new_code_cell("print(accuracy > 0.9)", outputs=[stream("True\n")]),
+        new_code_cell("draw()", outputs=[picture()], metadata={"tags": ["hide-input"], **told}),
+        new_code_cell("print('a', len(steps))", outputs=[stream("a 4\n")]),
+        new_code_cell("print('b', len(steps))", outputs=[stream("b 4\n")]),
+        new_markdown_cell("## Summary\n\nDone."),
+        new_markdown_cell("## Exercises\n\n" + EXERCISE.format("one")),
+        new_code_cell("1 + 1", outputs=[new_output("execute_result", data={"text/plain": "2"}, execution_count=8)]),
+        new_markdown_cell(END + "\n\n" + EXERCISE.format("two")),
+        new_code_cell("cluster.stop()\nprint(cluster)", outputs=[stream("stopped\n")]),
+        new_markdown_cell(END + "\n\n" + REFERENCES),
+    ]
+    notebook = new_notebook(cells=cells)
+    count = 0
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            count += 1
+            cell.execution_count = count
+    return notebook
+
+
+def complaints(notebook):
+    return [complaint for rule in CELL_RULES + CHAPTER_RULES for complaint in rule(notebook)]
+
+
+def test_a_good_notebook_passes():
+    assert complaints(good()) == []
+
+
+def no_outputs(cells):
+    for cell in cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+
+
+def set_cell(index, source=None, outputs=None, **metadata):
+    def change(cells):
+        if source is not None:
+            cells[index].source = source
+        if outputs is not None:
+            cells[index].outputs = outputs
+        cells[index].metadata.update(metadata)
+
+    return change
+
+
+ERROR = new_output("error", ename="ValueError", evalue="bad", traceback=["ValueError: bad"])
+TRACEBACK = new_output("error", ename="ValueError", evalue="bad", traceback=["line", "line", "ValueError: bad"])
+BAD = {
+    "no cell has stored outputs": no_outputs,
+    "expected 1 to": lambda cells: cells[2].update(execution_count=7),
+    "prints, but has no stored output": set_cell(2, outputs=[]),
+    "without the tag raises-exception": set_cell(2, outputs=[ERROR]),
+    "raised nothing": set_cell(2, tags=["raises-exception"]),
+    "noise on stderr": set_cell(2, outputs=[stream("a\n"), stream("warning\n", "stderr")]),
+    "a whole traceback": set_cell(2, outputs=[TRACEBACK], tags=["raises-exception"]),
+    "belongs to a machine": set_cell(2, outputs=[stream("/home/someone/book\n")]),
+    "belongs to a machine or a moment": set_cell(2, outputs=[stream("listening at host:43210\n")]),
+    "every cell is to run": set_cell(2, tags=["nbval-skip"]),
+    "tell nbval by a tag": set_cell(2, "print(1)  # NBVAL_IGNORE_OUTPUT"),
+    "no checked cell before the next ignored one": set_cell(2, tags=["nbval-ignore-output"]),
+    "are unchecked (at most a third)": lambda cells: [
+        cells[i].metadata.update(tags=["nbval-ignore-output"]) for i in (2, 6, 10)
+    ],
+    "holds of nothing": set_cell(2, "print(all(step > 0 for step in steps))"),
+    "the empty set is within": set_cell(2, "print(set(after) <= {800, 801})"),
+    "empty": set_cell(2, "  ", []),
+    "lines, at most": set_cell(2, "\n".join(["print(1)"] * 21)),
+    "columns, at most": set_cell(2, f"print({'1' * 90})"),
+    "one is to import everything": set_cell(2, "import os\nprint(1)"),
+    "expected 'import tensorflow.compat.v1 as tf'": set_cell(2, "%%px\nimport tensorflow as tf\nprint(1)"),
+    "lacks the tag hide-input": set_cell(5, tags=[]),
+    "hides TensorFlow calls": set_cell(6, "print(tf.constant(1))", tags=["hide-input"]),
+    "no alt text": set_cell(5, mystnb={"figure": {"caption": "a", "name": "b"}}),
+    "says that it is a picture": set_cell(
+        5, mystnb={"image": {"alt": "Figure of bars, two rows of them"}, "figure": {"caption": "a", "name": "b"}}
+    ),
+    "fewer than 6 words": set_cell(5, mystnb={"image": {"alt": "bars"}, "figure": {"caption": "a", "name": "b"}}),
+    "needs a caption and a name": set_cell(5, mystnb={"image": {"alt": "Bars of two workers that overlap freely"}}),
+    "is to be its cell's only one": set_cell(5, outputs=[picture(), stream("a\n")]),
+    "isn't stopped by a later cell": set_cell(12, "print(cluster)"),
+    "no opening table": set_cell(0, "# Title\n\nYou learn a lot. You need: time. Minutes: 5"),
+    "the opening table's Minutes is no number": set_cell(0, OPENING.replace("5", "a few")),
+    "expected ['Summary', 'Exercises', 'References']": set_cell(8, "Done."),
+    "no list of what to read": set_cell(13, END + "\n\n## References\n\nMany."),
+    "no word on why to read": set_cell(13, END + "\n\n## References\n\n- {cite:t}`a`"),
+    "expected 2 to 4": set_cell(11, END),
+    "an exercise without a label": set_cell(
+        9, "## Exercises\n\n" + EXERCISE.format("one").replace(":label: ex-one\n", "")
+    ),
+    "isn't folded": set_cell(9, "## Exercises\n\n" + EXERCISE.format("one").replace(":class: dropdown\n", "")),
+    "runs no code": lambda cells: cells.pop(10),
+}
+
+
+@pytest.mark.parametrize("complaint", BAD)
+def test_a_rule_catches_what_it_is_for(complaint):
+    notebook = copy.deepcopy(good())
+    BAD[complaint](notebook.cells)
+    assert any(complaint in said for said in complaints(notebook)), complaints(notebook)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("## Two\n\n# One\n", "headings of level 1"),
+        ("# A\n\n# B\n", "2 headings of level 1"),
+        ("# A\n\nTODO\n", "forbidden: 'TODO'"),
+        ("# A\n\n![](a.png)\n", "no alt text"),
+        ("# A\n\n```{figure} a.png\n:alt: picture of a\n```\n", "says that it is a picture"),
+        ('# A\n\n<img src="a.png">\n', "no alt text"),
+    ],
+)
+def test_a_text_rule_catches_what_it_is_for(text, complaint):
+    said = [found for rule in TEXT_RULES for found in rule(text)]
+    assert any(complaint in found for found in said), said
+
+
+def test_broken_links_are_found(tmp_path):
+    (tmp_path / "a.md").write_text(
+        "(here)=\n# A page\n\n[b](b.md) [b](b.md#b-page) {doc}`b` {ref}`here` {cite:p}`k` ![x](x.png)\n"
+    )
+    (tmp_path / "b.md").write_text("# B page\n")
+    (tmp_path / "x.png").write_text("")
+    pages = [tmp_path / "a.md", tmp_path / "b.md"]
+    assert broken_links(pages, "@book{k,\n}") == []
+    (tmp_path / "b.md").write_text("# C page\n\n[a](c.md) {ref}`there` {numref}`fig-none` {cite:t}`k,m` {doc}`c`\n")
+    (tmp_path / "x.png").unlink()
+    assert [line.split(": ")[1] for line in broken_links(pages, "@book{k,\n}")] == [
+        "link to b.md#b-page",
+        "picture to x.png",
+        "link to c.md",
+        "ref to there",
+        "numref to fig-none",
+        "cite:t to k,m",
+        "doc to c",
+    ]
+
+
+def test_pages_say_how_many_steps_a_run_of_the_fast_design_makes():
+    assert STEPS_PER_RUN == 16 and LOCAL_STEPS_PER_RUN == 40
+    assert "groups of sixteen" in read_page(ROOT / "book" / "quickstart.ipynb")[0]
+    assert "fast, 16 steps a run" in (ROOT / "book" / "where_a_step_goes.ipynb").read_text(encoding="utf-8")
+    assert re.search(r"None for 16, .* None for 40", " ".join(train.__doc__.split()))
+
+
+def test_pages_are_found():
+    assert Path(ROOT, "book", "quickstart.ipynb") in NOTEBOOKS
+    assert Path(ROOT, "book", "index.md") in PAGES

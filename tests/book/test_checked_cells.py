@@ -1,0 +1,143 @@
+"""A checked cell notices when its claim is false: given wrong values, it no longer prints what is stored.
+
+Each case is a cell of the book, found by a piece of its source, and what it computes from, once as it should be and
+once wrong. With the first it must print its stored output, line for line; with the second it must not.
+"""
+
+import ast
+import contextlib
+import io
+from types import SimpleNamespace
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.book.book_rules import ROOT, code_cells, compared, syntax
+
+
+def steps(staleness, losses=(2.0,) * 10 + (0.1,) * 200, stored=None):
+    """A frame of updates, alternately of two workers; its staleness is as it should be, or what is ``stored``."""
+    numbers = np.arange(len(losses))
+    stale = np.resize(staleness, len(losses))
+    return pd.DataFrame(
+        {
+            "worker": numbers % 2,
+            "loss": losses,
+            "global_step_before": numbers - stale,
+            "global_step_after": numbers + 1,
+            "staleness": stale if stored is None else stored,
+        }
+    )
+
+
+def run(accuracy, global_step=800, **more):
+    result = SimpleNamespace(loss=1.0, accuracy=accuracy)
+    return SimpleNamespace(test=result, validation=result, global_step=global_step, **more)
+
+
+def evaluation(accuracy):
+    return {
+        "evaluate": lambda *_: SimpleNamespace(accuracy=accuracy),
+        "session": SimpleNamespace(run=lambda *_: None),
+        "batches": lambda _: None,
+        **dict.fromkeys(("model", "made", "train_step")),
+        "mnist": SimpleNamespace(validation=None),
+    }
+
+
+def trained(made):
+    return {"train": lambda *_, **__: made, "cluster": None}
+
+
+def averages(*values):
+    return {"means": dict(enumerate(values))}
+
+
+def costs(*values):
+    ops = [187, 257, 323, 389] if values[0] < values[-1] else [187] * 4
+    return {"costs": {"ops": ops, "graph": ops, "first": values, "later": values}}
+
+
+def pictures(right):
+    labels = np.eye(10)[np.arange(100) % 10]
+    found = labels if right else np.roll(labels, 1, axis=1)
+    return {
+        "sess": SimpleNamespace(run=lambda *_: found),
+        "mnist": SimpleNamespace(test=SimpleNamespace(images=None, labels=labels)),
+        "x": 0,
+        "y": 0,
+    }
+
+
+def validation(cross_entropy):
+    images = SimpleNamespace(validation=SimpleNamespace(images=range(5000)))
+    return {"val_xent": cross_entropy, "mnist": images}
+
+
+def measured(one_float):
+    sizes = {10**power: 4 * 10**power + 10_000 for power in range(7)}
+    return {"measured": sizes | {1: one_float}, "private": True}
+
+
+def numbers(first, second):
+    return {"cluster": {("worker", 0): {"steps": list(first)}, ("worker", 1): {"steps": list(second)}}}
+
+
+def sgd(found):
+    return {"found": {"mean, SGD": found}, "moved": {"mean, SGD": 1}}
+
+
+CASES = [
+    ("quickstart", "2,000 updates", *({"STEPS_PER_RUN": 16} | trained(run(0.97, n)) for n in (2003, 1990))),
+    ("quickstart", "the loss has fallen", {"steps": steps(1)}, {"steps": steps(1, (2.0,) * 210)}),
+    ("quickstart", "more than 94 of 100", {"run": run(0.97)}, {"run": run(0.1)}),
+    ("clusters", "one float costs more than 100", measured(150), measured(4)),
+    ("in_graph", 'print("above 0.95:', evaluation(0.96), evaluation(0.1)),
+    ("in_graph", "a further tower adds", costs(1.0, 2.0, 3.0, 4.0), costs(1.0, 1.0, 1.0, 1.0)),
+    ("between_graph", 'evaluate(session, model, mnist.validation)\nprint("above', evaluation(0.95), evaluation(0.1)),
+    ("asynchronous", "some updates are stale", {"steps": steps([0, 1])}, {"steps": steps(0)}),
+    ("asynchronous", "staleness is what came", {"steps": steps([0, 1])}, {"steps": steps([0, 1], stored=0)}),
+    ("asynchronous", "alone, nothing is stale", averages(0, 0.5, 1.0, 1.4), averages(0, 0, 0, 3.2)),
+    ("asynchronous", "even speeds:", *({"run": run(a), "held": run(a)} for a in (0.95, 0.1))),
+    ("synchronous", "and they have moved", sgd(1e-7), sgd(0.1)),
+    ("synchronous", "nearly all weights", *({"gaps": np.array([[0.0] * 999 + [0.1]]) + g} for g in (0, 0.5))),
+    ("async_or_sync", "more than 2.3 batches", *({"cured": run(0.9, 100, steps=range(n))} for n in (250, 200))),
+    ("where_a_step_goes", "16 a run brings", *({"spent": [4, 3.5, 3, 3, last]} for last in (1.5, 2.9))),
+    ("your_own_loop", "list(range(1, len(made) + 1))", numbers(range(1, 1001, 2), range(2, 1002, 2)),
+     numbers(range(1, 1001, 2), range(1, 1001, 2))),
+    ("program", "below 0.3 an image", validation(600.0), validation(11_000.0)),
+    ("program", "test accuracy above 0.93", pictures(True), pictures(False)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["MatMul", "_FusedMatMul", "_MklMatMul", "_MklNativeFusedMatMul"])
+def test_in_graph_knows_a_product_of_matrices_by_any_name(kind):
+    (function,) = [node for node in syntax(the_cell("in_graph", "def work(name, kind)")).body if hasattr(node, "args")]
+    exec(compile(ast.Module([function], []), "cell", "exec"), known := {})
+    assert known["work"]("hid", kind) == "forward"
+    assert known["work"]("gradients_1/xw_plus_b/MatMul_grad/MatMul_1", kind) == "backward"
+    assert known["work"]("gradients/Softmax_grad/mul", "Mul") is None
+
+
+def the_cell(chapter, piece):
+    notebook = nbformat.read(ROOT / "book" / f"{chapter}.ipynb", as_version=4)
+    (cell,) = [cell for _, cell in code_cells(notebook) if piece in cell.source]
+    return cell
+
+
+def lines_with(cell, values):
+    """What the cell prints, line by line, run here on these values."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(compile(syntax(cell), "cell", "exec"), dict(values))
+    return said.getvalue().split("\n")
+
+
+@pytest.mark.parametrize("chapter, piece, right, wrong", CASES, ids=[f"{case[0]}: {case[1][-30:]}" for case in CASES])
+def test_a_checked_cell_fails_on_wrong_values(chapter, piece, right, wrong):
+    cell = the_cell(chapter, piece)
+    stored = [line for line in compared(cell).split("\n") if not line.startswith("[stdout:")]
+    assert set(lines_with(cell, right)) == set(stored)
+    assert set(lines_with(cell, wrong)) != set(stored)

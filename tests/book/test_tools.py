@@ -1,0 +1,302 @@
+"""The tools behind make: the installer's plain messages, recording, sanitizing, the buttons of the pages."""
+
+import importlib.util
+import platform
+import re
+import socket
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+from nbclient.exceptions import DeadKernelError
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from pygments.token import Token
+
+from book._ext import extension as book_extension
+from book._ext import record
+from book._ext.environment import environment
+from tests.book.book_rules import SANITIZERS
+from tools import install
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A project folder for the installer, with a lock file, and pip and venv replaced by notes of their calls."""
+    calls = []
+    (tmp_path / "requirements.lock").write_text("a==1\n")
+    (tmp_path / "pyproject.toml").write_text('requires-python = ">=3.10,<3.14"\n')
+    venv = tmp_path / ".venv"
+    for name, path in {
+        "ROOT": tmp_path,
+        "VENV": venv,
+        "STAMP": venv / "stamp",
+        "LOG": venv / "log",
+        "LOCK": tmp_path / "requirements.lock",
+        "PROJECT": tmp_path / "pyproject.toml",
+    }.items():
+        monkeypatch.setattr(install, name, path)
+
+    def make_environment():
+        calls.append("venv")
+        venv.mkdir(exist_ok=True)
+        (venv / "stamp").write_text("started\n")
+
+    monkeypatch.setattr(install, "make_environment", make_environment)
+    monkeypatch.setattr(install, "venv_version", lambda: (3, 11) if venv.exists() else None)
+    monkeypatch.setattr(install, "pip", lambda *arguments: calls.append("pip"))
+    return SimpleNamespace(path=tmp_path, calls=calls)
+
+
+def fails(capsys):
+    """What the installer says when it fails: one line, on stderr, with status 1."""
+    assert install.main([]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+def test_it_supports_what_pyproject_says():
+    assert install.supported_versions() == ((3, 10), (3, 14))
+
+
+@pytest.mark.parametrize("version", [(2, 7, 18), (3, 6, 0), (3, 9, 18), (3, 14, 0)])
+def test_an_unsupported_python_is_named(version, monkeypatch):
+    monkeypatch.setattr(install, "runs", lambda name: name == "python3.12")
+    with pytest.raises(install.InstallError) as caught:
+        install.check_python(version, "/usr/bin/python")
+    assert str(caught.value) == (
+        f"Python {version[0]}.{version[1]} at /usr/bin/python is not supported: this needs Python 3.10 to 3.13. "
+        "Try: make PYTHON=python3.12"
+    )
+
+
+@pytest.mark.parametrize("version", [(3, 10, 0), (3, 13, 1)])
+def test_a_supported_python_passes(version):
+    install.check_python(version, "/usr/bin/python")
+
+
+def test_a_missing_venv_module_is_one_line(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ensurepip" else find(name))
+    with pytest.raises(install.InstallError, match=r"lacks the module ensurepip: .*apt install python3\.\d+-venv"):
+        install.check_venv_module()
+
+
+def test_a_small_disk_is_refused_before_anything_is_downloaded():
+    install.check_disk(install.NEEDED_BYTES)
+    with pytest.raises(install.InstallError, match=r"1\.5 GB free, and the environment needs 4 GB"):
+        install.check_disk(1_500_000_000)
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        ("ERROR: Could not install packages: [Errno 28] No space left on device", "The disk is full: make room"),
+        ("WARNING: Retrying ... NewConnectionError\nERROR: No matching distribution found", "can't be reached"),
+        ("Collecting a\nERROR: No matching distribution found for a==1\n", "No matching distribution found for a==1"),
+        ("", "pip failed without saying why"),
+    ],
+)
+def test_what_pip_says_becomes_one_line(log, reason):
+    assert reason in install.explain(log)
+    assert "\n" not in install.explain(log)
+
+
+def test_a_second_install_does_nothing_and_a_changed_lock_brings_it_up_to_date(checkout):
+    assert install.main([]) == 0
+    assert checkout.calls == ["venv", "pip", "pip"]
+    assert install.main([]) == 0
+    assert checkout.calls == ["venv", "pip", "pip"]
+    (checkout.path / "requirements.lock").write_text("a==2\n")
+    assert install.main([]) == 0
+    assert checkout.calls == ["venv", "pip", "pip", "pip", "pip"]
+
+
+def test_an_interrupted_install_starts_over(checkout, monkeypatch, capsys):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(install, "pip", interrupted)
+        assert fails(capsys).startswith("Interrupted: run make again")
+    (checkout.path / ".venv" / "half a package").touch()
+    assert install.main([]) == 0
+    assert not (checkout.path / ".venv" / "half a package").exists()
+
+
+def test_a_full_disk_in_the_middle_is_one_line(checkout, monkeypatch, capsys):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(install, "pip", full)
+    assert fails(capsys).startswith("The disk is full")
+
+
+def test_recording_keeps_ids_and_tags_and_drops_the_machine():
+    error = new_output("error", ename="ValueError", evalue="bad\nmore", traceback=["/home/a/b.py", "ValueError"])
+    shown = new_output("display_data", data={"text/plain": "1"}, metadata={"engine_id": 3, "needs_background": "light"})
+    cell = new_code_cell("1", outputs=[error, shown], metadata={"tags": ["a"], "execution": {"started": "now"}})
+    notebook = new_notebook(cells=[cell, new_markdown_cell("a")], metadata={"widgets": {}, "machine": "name"})
+    ids = [each.id for each in notebook.cells]
+    record.normalise(notebook)
+    assert [each.id for each in notebook.cells] == ids
+    assert notebook.cells[0].metadata == {"tags": ["a"]}
+    assert notebook.cells[0].outputs[0].traceback == ["ValueError: bad"]
+    assert notebook.cells[0].outputs[1].metadata == {"needs_background": "light"}
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+def test_a_notebook_that_fails_stays_as_it_was(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "a.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell("1", outputs=[new_output("stream", text="old\n")])]), path)
+    before = path.read_bytes()
+
+    def die(self, **options):
+        self.running = 0
+        raise DeadKernelError("Kernel died")
+
+    monkeypatch.setattr(record.Recorder, "execute", die)
+    assert record.main([str(path)]) == 1
+    assert "cell 0 failed; the file is unchanged" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["a.ipynb"]
+
+
+def test_a_claim_that_is_not_true_any_more_is_not_recorded(tmp_path, monkeypatch, capsys):
+    path, source = tmp_path / "a.ipynb", 'print("above 0.9:", result.accuracy > 0.9)'
+    said = [new_output("stream", text="above 0.9: True\nof 3: False\n")]
+    nbformat.write(new_notebook(cells=[new_markdown_cell("a"), new_code_cell(source, outputs=said)]), path)
+
+    def says(text):
+        def execute(self, **options):
+            self.nb.cells[1].outputs = [new_output("stream", text=text)]
+
+        monkeypatch.setattr(record.Recorder, "execute", execute)
+        return record.main([str(path)])
+
+    before = path.read_bytes()
+    assert says("above 0.9: False\nof 3: False\n") == 1
+    assert "cell 1 failed; the file is unchanged.\nIt says 'above 0.9: False', and said True" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert says("above 0.9: True\nof 3: False\n") == 0
+
+
+def test_a_half_written_notebook_never_takes_the_place_of_a_whole_one(tmp_path, monkeypatch):
+    path = tmp_path / "a.ipynb"
+    path.write_text("whole")
+
+    def full(notebook, file):
+        file.write("half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(nbformat, "write", full)
+    with pytest.raises(OSError, match="No space"):
+        record.write_atomically(new_notebook(), path)
+    assert path.read_text() == "whole"
+    assert [each.name for each in tmp_path.iterdir()] == ["a.ipynb"]
+
+
+def sanitized(text):
+    for pattern, replacement in SANITIZERS:
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("192.168.233.201:2222", "127.0.0.1:40321"),
+        ("grpc://localhost:2222", "grpc://10.0.0.1:5"),
+        ("/job:worker/task:0/device:GPU:0", "/job:worker/task:0/device:CPU:0"),
+        ("/job:worker/task:0/gpu:0", "/job:worker/task:0/cpu:0"),
+        ("<object at 0x7f00aa11bb22>", "<object at 0x7faaaaaaaaaa>"),
+        ("pid 4711", "pid 12"),
+        ("Training elapsed time: 3.2 s", "Training elapsed time: 41.75 s"),
+        ("165 steps/s", "84.1 updates/s"),
+        ("/tmp/tmpabc/data", "/tmp/tmpxyz/model"),
+    ],
+)
+def test_what_machines_write_differently_compares_equal(one, other):
+    assert sanitized(one) == sanitized(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("/job:ps/task:0", "/job:worker/task:0"),
+        ("/job:worker/task:0/cpu:0", "/job:worker/task:0/cpu:1"),
+        ("accuracy 0.96", "accuracy 0.10"),
+        ("global step 1000", "global step 1001"),
+        ("staleness 1", "staleness 0"),
+        ("4000 updates by 2 workers", "4000 updates by 3 workers"),
+    ],
+)
+def test_what_a_page_states_still_differs(one, other):
+    assert sanitized(one) != sanitized(other)
+
+
+@pytest.mark.parametrize(("url", "on"), [("", False), ("https://example.org/someone/book", True)])
+def test_buttons_appear_with_the_repository(url, on):
+    config = SimpleNamespace(html_theme_options={"repository_url": url})
+    book_extension.switch_buttons(None, config)
+    assert ("launch_buttons" in config.html_theme_options) is on
+    assert ("use_edit_page_button" in config.html_theme_options) is on
+
+
+@pytest.mark.parametrize(
+    ("wanted", "mode", "left_out"),
+    [("all", "cache", []), ("none", "off", []), ("a", "cache", ["b.ipynb"])],
+)
+def test_the_build_executes_the_chapters_it_is_told(tmp_path, monkeypatch, wanted, mode, left_out):
+    (tmp_path / "book").mkdir()
+    for name in "ab":
+        (tmp_path / "book" / f"{name}.ipynb").touch()
+    monkeypatch.setenv("MNISTDIST_BOOK_EXECUTE", wanted)
+    config = SimpleNamespace(nb_execution_mode="cache", nb_execution_excludepatterns=[])
+    book_extension.choose_executed(SimpleNamespace(srcdir=tmp_path), config)
+    assert (config.nb_execution_mode, config.nb_execution_excludepatterns) == (mode, left_out)
+
+
+def test_an_unknown_chapter_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "book").mkdir()
+    monkeypatch.setenv("MNISTDIST_BOOK_EXECUTE", "nothing")
+    with pytest.raises(ValueError, match="MNISTDIST_BOOK_EXECUTE=nothing: expected all, none or one of"):
+        book_extension.choose_executed(SimpleNamespace(srcdir=tmp_path), SimpleNamespace())
+
+
+def test_the_environment_names_versions_and_no_machine():
+    rows = dict(environment())
+    assert rows["Python"] == platform.python_version()
+    assert rows["tensorflow"].startswith("2.21")
+    assert int(rows["logical cores that may be used"]) >= 1
+    assert all(isinstance(value, str) and value for value in rows.values())
+    assert socket.gethostname() not in " ".join(rows.values())
+
+
+def test_cells_that_run_in_the_tasks_are_coloured_as_python():
+    tokens = list(book_extension.PxLexer().get_tokens("%%px_worker0 --block\nimport os\nx = 1\n"))
+    assert [kind for kind, text in tokens if text in ("import", "os")] == [
+        Token.Keyword.Namespace,
+        Token.Name.Namespace,
+    ]
+    assert (Token.Literal.Number.Integer, "1") in tokens
+    assert "".join(text for _, text in tokens) == "%%px_worker0 --block\nimport os\nx = 1\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [
+        ("a: True\n", "a: False\n", ["a: False"]),
+        ("a: True\n", "a: True\nb: False\n", []),
+        ("chief: True\nchief: False\n", "chief: True\nchief: False\n", []),  # two tasks
+        ("chief: True\nchief: True\n", "chief: True\nchief: False\n", ["chief: False"]),
+    ],
+)
+def test_a_claim_is_refuted_when_it_was_true_and_is_not_now(before, after, found):
+    def notebook(text, source="print(1)"):
+        cell = new_code_cell(source, outputs=[new_output("stream", name="stdout", text=text)])
+        cell.id = "claim"
+        return new_notebook(cells=[new_markdown_cell(text), cell])
+
+    assert [line for _, line in record.refuted(notebook(before), notebook(after))] == found
+    assert list(record.refuted(notebook(before), notebook(after, source="print(2)"))) == []

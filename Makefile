@@ -5,7 +5,7 @@ UV ?= uv
 PY := .venv/bin/python
 # A Python that the user named, rather than the default, replaces a .venv of another version.
 CHOSEN := $(if $(filter command environment,$(firstword $(origin PYTHON))),--chosen)
-CHECKED := conftest.py .ci mnistdist tests book
+CHECKED := conftest.py mnistdist tests book
 
 # Where figures go that are not part of the book (those of the book are in book/experiments).
 RESULTS ?= _build/results
@@ -23,7 +23,7 @@ help: ## list the targets
 
 install: ## make .venv with the locked packages and this project (PYTHON=python3.12 to choose a Python)
 	@command -v $(PYTHON) > /dev/null || { echo "No $(PYTHON) here: install Python 3.10 to 3.13, or name yours: make PYTHON=/path/to/python"; exit 1; }
-	@$(PYTHON) .ci/install.py $(CHOSEN)
+	@$(PYTHON) book/_ext/install.py $(CHOSEN)
 
 book: install ## execute the chapters for real (only what changed) and render them to _build/html
 	@$(PY) -m book._ext.build

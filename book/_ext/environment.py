@@ -22,6 +22,7 @@ def processor():
 def environment():
     """(what, value) of each row, all strings."""
     import psutil
+
     from mnistdist import __version__
     from mnistdist.cluster.pinning import available_cores, find_gpus
 

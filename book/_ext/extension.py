@@ -10,14 +10,15 @@
 import os
 from pathlib import Path
 
-from book._ext.environment import environment
-from book._ext.kernels import encrypt_connections
 from docutils import nodes
 from pygments.lexer import bygroups, using
 from pygments.lexers import get_lexer_by_name
 from pygments.lexers.python import PythonLexer
 from pygments.token import Keyword, Operator, Text
 from sphinx.util.docutils import SphinxDirective
+
+from book._ext.environment import environment
+from book._ext.kernels import encrypt_connections
 
 BUTTONS = {
     "use_repository_button": True,

@@ -15,9 +15,10 @@ import time
 from pathlib import Path
 
 import nbformat
-from book._ext.kernels import ENVIRONMENT, TIMEOUT, encrypt_connections
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+from book._ext.kernels import ENVIRONMENT, TIMEOUT, encrypt_connections
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK_METADATA = {

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+
 from book._ext.environment import environment
 from mnistdist import Cluster, read_data_sets, train
 from mnistdist.datasets import DataSet, Datasets
@@ -108,6 +109,7 @@ def snapshots(every):
 
     def build_graph():
         import tensorflow.compat.v1 as tf
+
         from mnistdist.model import build_model
 
         model = build_model()

@@ -1,8 +1,9 @@
 """Put published claims about parameter-server training to the test, as far as one machine can.
 
-The scorecard's experiments, many times over. They are made in blocks as those of ``book.experiments.async_or_sync`` are, which this
-adds to: what is compared is measured within one block, each block is saved as soon as it is complete, and a later call
-goes on where an earlier one has stopped. ``book.experiments.scorecard`` says what came out.
+The scorecard's experiments, many times over. They are made in blocks as those of
+``book.experiments.async_or_sync`` are, which this adds to: what is compared is measured within one block, each block is
+saved as soon as it is complete, and a later call goes on where an earlier one has stopped. ``scorecard.py`` says what
+came out.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+
 from book._ext.environment import environment
 from book.experiments import async_or_sync as experiments
 from book.experiments.async_or_sync import ROOT, rates, rotated, save, together

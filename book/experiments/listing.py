@@ -8,6 +8,7 @@ import math
 import time
 
 import tensorflow.compat.v1 as tf
+
 from mnistdist.model import Graph, accuracy
 from mnistdist.training.deadlines import run_options
 from mnistdist.training.worker import Replica, chief_ops

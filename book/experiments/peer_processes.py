@@ -1,8 +1,8 @@
 """The processes of one peer: started together, in a network of their own, and ended together, however a run ends.
 
 :func:`run_tasks` starts a keeper. The keeper enters the private network and starts the peer's tasks, each a Python
-process of its own (``book.experiments.peer_tasks``), which writes what it measured to a file and then waits. Once all that
-are to report have done so, the keeper ends them. Nobody ends by himself before, so no task loses another one in its
+process of its own (``peer_tasks.py``), which writes what it measured to a file and then waits. Once all that are to
+report have done so, the keeper ends them. Nobody ends by himself before, so no task loses another one in its
 last round. All of them read a pipe whose other end is held by the caller alone: if he ends, however, they end.
 """
 

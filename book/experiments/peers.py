@@ -1,7 +1,7 @@
 """Other runtimes of several processes beside ours: batches a second and seconds to 97%, as ratios taken in one run.
 
-``python -m book.experiments.peers [--repeats 3] [--json FILE]``: in each repeat, with a seed of its own, the text's network
-is trained in turn by the listing and by our designs (``book.experiments.throughput``), by TensorFlow 2's two strategies for
+``python -m book.experiments.peers [--repeats 3] [--json FILE]``: in each repeat, with a seed of its own, the text's
+network is trained in turn by the listing and by our designs (``throughput.py``), by TensorFlow 2's two strategies for
 several processes and, where ``torch`` can be imported, by PyTorch's DistributedDataParallel. All are held to the same
 two cores, each worker to one of them. One round of two workers is two batches, so that rounds and updates compare. Our
 designs make up to 16 updates a call of the runtime; so do the rows that say it, and the others one. The parameters are
@@ -16,13 +16,14 @@ import subprocess
 import sys
 import time
 
+from tqdm import tqdm
+
 from book._ext.environment import write_stamped
 from book.experiments.peer_processes import run_tasks
 from book.experiments.throughput import DESIGNS, EVERY, GOAL, WARM_UP, measure, validation_accuracy
 from mnistdist import Cluster, read_data_sets
 from mnistdist.cluster.network import private_network_available
 from mnistdist.errors import PLAIN
-from tqdm import tqdm
 
 BASE = "listing, async"
 OURS = (BASE, "ours, async", "ours, sync (rounds)")

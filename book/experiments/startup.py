@@ -1,7 +1,7 @@
 """Start-up, restart and stop of a cluster, as ratios to plain imports of TensorFlow taken in the same run.
 
-``python -m book.experiments.startup [--repeats 5] [--json FILE]``: in turn, three plain ``import tensorflow`` started at
-once, then one ``Cluster(ps=1, workers=2)`` entered, restarted and stopped by a fresh Python process, all held to the
+``python -m book.experiments.startup [--repeats 5] [--json FILE]``: in turn, three plain ``import tensorflow`` started
+at once, then one ``Cluster(ps=1, workers=2)`` entered, restarted and stopped by a fresh Python process, all held to the
 same two cores; prints medians and spread.
 """
 
@@ -14,8 +14,9 @@ import sys
 import tempfile
 import time
 
-from book._ext.environment import write_stamped
 from tqdm import tqdm
+
+from book._ext.environment import write_stamped
 
 TASKS = 3
 CLIENT = """

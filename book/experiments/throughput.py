@@ -1,9 +1,9 @@
 """Updates a second and seconds to 97% validation accuracy, design by design, as ratios to the listing's in one run.
 
-``python -m book.experiments.throughput [--repeats 3] [--json FILE]``: in each repeat, with a seed of its own, every design
-trains the text's network in turn, on one ps and two workers (one worker with all cores where it says one process). The
-parameters are noted every 250 updates and evaluated afterwards, so that evaluation costs no time; the accuracy is
-reached at the first of two evaluations in a row at 97% or above.
+``python -m book.experiments.throughput [--repeats 3] [--json FILE]``: in each repeat, with a seed of its own, every
+design trains the text's network in turn, on one ps and two workers (one worker with all cores where it says one
+process). The parameters are noted every 250 updates and evaluated afterwards, so that evaluation costs no time;
+the accuracy is reached at the first of two evaluations in a row at 97% or above.
 """
 
 import argparse
@@ -12,10 +12,11 @@ import statistics
 import time
 
 import numpy as np
-from book._ext.environment import write_stamped
 from ipyparallel.error import RemoteError
-from mnistdist import Cluster, read_data_sets
 from tqdm import tqdm
+
+from book._ext.environment import write_stamped
+from mnistdist import Cluster, read_data_sets
 
 EVERY, GOAL, BATCH, WARM_UP = 250, 0.97, 100, 200
 MOST_FAILURES = 2  # of one training: a step without a second try may fail though nothing is wrong
@@ -37,8 +38,9 @@ def run_design(design, options, steps, seed, container):
     import time
 
     import tensorflow.compat.v1 as tf
-    from book.experiments.listing import build_listing
     from IPython import get_ipython
+
+    from book.experiments.listing import build_listing
     from mnistdist import read_data_sets
     from mnistdist.training.designs.fast import build_fast_replica
     from mnistdist.training.session import worker_session

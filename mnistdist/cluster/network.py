@@ -143,7 +143,7 @@ def private_network_available():
     """Whether this process may make a private network: tried in a throw-away child."""
     if not sys.platform.startswith("linux"):
         return False
-    code = "from mnistdist.cluster.network import enter_private_network as enter; enter(['192.168.233.201']); print('entered')"
+    code = f"import {__name__} as network; network.enter_private_network(['192.168.233.201']); print('entered')"
     options = {"stdin": subprocess.DEVNULL, "capture_output": True, "env": environment(os.environ)}
     # Where the caller ignores SIGCHLD, every status reads 0.
     return b"entered" in subprocess.run(command(code), **options).stdout

@@ -8,11 +8,17 @@ from mnistdist._lazy import lazy
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
+        "CannotCut": "designs.cutting",
         "Checkpoints": "checkpoints",
         "Replica": "replica",
+        "STEPS_PER_RUN": "client",
         "build_fast_replica": "designs.fast",
         "build_replica": "worker",
+        "count_update": "replica",
+        "one_step": "worker",
+        "resource_variables": "replica",
         "run_worker": "worker",
+        "session_config": "session",
         "train": "client",
         "train_loop": "worker",
         "worker_session": "session",

@@ -33,7 +33,7 @@ class Checkpoints:
     (TensorFlow's own list of them, the file ``checkpoint``, is written for TensorFlow's tools only.)
 
     Args:
-        replica: The :class:`~mnistdist.training.replica.Replica` whose shared variables they hold.
+        replica: The :class:`~mnistdist.training.Replica` whose shared variables they hold.
         folder: Where they are; made if it is not there.
         every: Global steps from one to the next.
         timeout: Seconds that writing one may take.

@@ -29,11 +29,11 @@ def worker_session(
     it also runs the queue that turns gradients into updates.
 
     Args:
-        replica: From :func:`mnistdist.training.worker.build_replica`; its graph can't be changed afterwards.
+        replica: From :func:`mnistdist.training.build_replica`; its graph can't be changed afterwards.
         target: The session's target: ``server.target``, or a gRPC URL.
         cluster_spec: ``{"ps": [...], "worker": [...]}``.
         task_index: Which worker this is.
-        checkpoints: A chief's :class:`mnistdist.training.checkpoints.Checkpoints`; None for none.
+        checkpoints: A chief's :class:`mnistdist.training.Checkpoints`; None for none.
         wait_timeout: Seconds to wait for all ps tasks, and again for the chief.
         say: Called with the lines that the text's program prints meanwhile.
 

@@ -52,7 +52,7 @@ def try_model(cluster_spec, *, data, batch_size, timeout, design, build_graph=bu
 def read_shared_model(target, cluster_spec, task_index, *, data, design="fast", **replica_options):
     """Read and evaluate the variables that a training has left on the ps tasks, without changing them.
 
-    Takes arguments of :func:`mnistdist.training.worker.run_worker`; ``build_graph`` and ``container`` are those of the
+    Takes arguments of :func:`mnistdist.training.run_worker`; ``build_graph`` and ``container`` are those of the
     training. Returns a :class:`SharedModel`, with the error of an evaluation that fails; raises ``TimeoutError`` when a
     ps does not answer.
     """

@@ -1,4 +1,4 @@
-"""All of TensorFlow's private names that the package uses: tests/training/test_tensorflow_private.py says when one changes."""
+"""All of TensorFlow's private names that the package uses: test_tensorflow_private.py says when one changes."""
 
 import sys
 

@@ -1,9 +1,9 @@
 """Between-graph replication: every worker builds the same graph, with a client of its own, and trains it.
 
 The parts, in the order in which a worker goes through them: :func:`build_replica`, then a session
-(:func:`mnistdist.training.session.worker_session`), then :func:`train_loop`; :func:`run_worker` is all of it. The notebooks,
-the command line and the tests train with this loop. ``book/experiments/throughput.py`` has one of its own, which also notes
-the parameters on the way.
+(:func:`mnistdist.training.worker_session`), then :func:`train_loop`; :func:`run_worker` is all of it. The
+notebooks, the command line and the tests train with this loop. ``book/experiments/throughput.py`` has one of its own,
+which also notes the parameters on the way.
 """
 
 import contextlib
@@ -167,7 +167,7 @@ def train_loop(
     """Train until the global step is ``steps``; returns the :class:`StepRecord` list of this worker's own steps.
 
     Args:
-        session: From :func:`mnistdist.training.session.worker_session`.
+        session: From :func:`mnistdist.training.worker_session`.
         replica: From :func:`build_replica`, or of the fast design.
         dataset: Has ``next_batch(batch_size)``, which gives images and one-hot labels; in the fast design, the very set
             that the replica was built with.
@@ -246,7 +246,8 @@ def run_worker(
         on_step: Called with each :class:`StepRecord`.
         say: Called with the lines that the text's program prints.
         warn: Called with what the user should hear of; None for ``say``.
-        design: ``"fast"``: :func:`~mnistdist.training.designs.fast.build_fast_replica`; or ``"listing"``: :func:`build_replica`.
+        design: ``"fast"``: :func:`~mnistdist.training.build_fast_replica`; or ``"listing"``:
+            :func:`build_replica`.
         **replica_options: Further arguments of the function that builds the replica.
 
     Raises:

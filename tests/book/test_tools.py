@@ -13,10 +13,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from pygments.token import Token
 
 from book._ext import extension as book_extension
-from book._ext import record
+from book._ext import install, record
 from book._ext.environment import environment
 from tests.book.book_rules import SANITIZERS
-from tools import install
 
 
 @pytest.fixture

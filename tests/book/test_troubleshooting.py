@@ -11,23 +11,11 @@ import nbformat
 import numpy as np
 import pytest
 
-from mnistdist import (
-    Cluster,
-    DataSet,
-    Datasets,
-    Run,
-    devices,
-    distributed,
-    errors,
-    launch,
-    logdir,
-    network,
-    presence,
-    results,
-    train,
-)
+from mnistdist import Cluster, DataSet, Datasets, Run, distributed, errors, launcher, results, train
+from mnistdist.cluster import network, pinning
 from mnistdist.flags import UsageError, check, parse
 from mnistdist.idx import read_idx
+from mnistdist.training import heartbeat, logdir
 from tests.book.book_rules import ROOT, code_cells, compared, is_checked
 from tests.book.page_rules import headings
 from tests.helpers import Running
@@ -74,8 +62,8 @@ def program(monkeypatch, capsys, *argv):
 
 def of_launcher(*argv):
     def produce(monkeypatch, capsys, **_):
-        monkeypatch.setattr(launch, "private_network_available", lambda: False)
-        assert launch.main(["run", *argv]) == 1
+        monkeypatch.setattr(launcher, "private_network_available", lambda: False)
+        assert launcher.main(["run", *argv]) == 1
         return capsys.readouterr().err
 
     return produce
@@ -88,7 +76,7 @@ def missing_ps(monkeypatch, capsys, tmp_path):
 
 
 def silent_workers(monkeypatch, capsys, **_):
-    monkeypatch.setattr(presence, "attend", lambda *_: set())
+    monkeypatch.setattr(heartbeat, "attend", lambda *_: set())
     return program(monkeypatch, capsys, "--job_name=ps")
 
 
@@ -147,9 +135,9 @@ def explained(name, sync=False, up=True, merging=False):
 
 def late_chief(monkeypatch, **_):
     line = SimpleNamespace(open=lambda _: None, start=lambda: None, find_notice=lambda: None, end=lambda well: None)
-    monkeypatch.setattr(presence, "_Line", lambda *_: line)
+    monkeypatch.setattr(heartbeat, "_Line", lambda *_: line)
     with pytest.raises(TimeoutError) as caught:
-        presence.Presence("", {"ps": ["p:1"], "worker": ["v:1", "w:1"]}, 1, timeout=0.1).compare({}, None)
+        heartbeat.Presence("", {"ps": ["p:1"], "worker": ["v:1", "w:1"]}, 1, timeout=0.1).compare({}, None)
     return str(caught.value)
 
 
@@ -188,15 +176,15 @@ def no_predictions(**_):
 
 def other_cluster(**_):
     with pytest.raises(ConnectionError) as caught:
-        presence.Presence("", {"ps": ["p:1"], "worker": ["w:1"]}, 0)  # a session on no cluster at all
+        heartbeat.Presence("", {"ps": ["p:1"], "worker": ["w:1"]}, 0)  # a session on no cluster at all
     return str(caught.value)
 
 
 def no_session(monkeypatch, **_):
     release = threading.Event()
-    monkeypatch.setattr(presence._Line, "_connect", lambda self: release.wait(30))
+    monkeypatch.setattr(heartbeat._Line, "_connect", lambda self: release.wait(30))
     with pytest.raises(TimeoutError) as caught:
-        presence.Presence("", {"ps": ["p:1"], "worker": ["w:1"]}, 0, timeout=0.1)
+        heartbeat.Presence("", {"ps": ["p:1"], "worker": ["w:1"]}, 0, timeout=0.1)
     release.set()
     return str(caught.value)
 
@@ -213,7 +201,7 @@ def no_word(monkeypatch, **_):
 
     monkeypatch.setattr(tf, "Session", Silent)
     with pytest.raises(TimeoutError) as caught:
-        presence.attend("", {"ps": ["p:1"], "worker": ["w:1"]}, 0, linger=1, patience=0.1)
+        heartbeat.attend("", {"ps": ["p:1"], "worker": ["w:1"]}, 0, linger=1, patience=0.1)
     return str(caught.value)
 
 
@@ -235,15 +223,15 @@ def slow_checkpoint(tmp_path, monkeypatch, **_):
 
 
 def slow_evaluation(monkeypatch, **_):
-    from mnistdist.training import worker as between_graph
+    from mnistdist.training import worker
 
     release = threading.Event()
     session = SimpleNamespace(run=lambda fetches, *_, **__: release.wait(30) if isinstance(fetches, list) else 1)
-    monkeypatch.setattr(between_graph, "worker_session", lambda *_, **__: contextlib.nullcontext(session))
+    monkeypatch.setattr(worker, "worker_session", lambda *_, **__: contextlib.nullcontext(session))
     data = SimpleNamespace(train=None, validation=SimpleNamespace(images=np.zeros((2, 784)), labels=np.zeros((2, 10))))
     spec = {"ps": ["p:1"], "worker": ["w:1"]}
     with pytest.raises(TimeoutError) as caught:
-        between_graph.run_worker("", spec, 0, data=data, steps=1, wait_timeout=0.1, design="listing")
+        worker.run_worker("", spec, 0, data=data, steps=1, wait_timeout=0.1, design="listing")
     release.set()
     return str(caught.value)
 
@@ -269,14 +257,14 @@ def refused(make, optimizer=None, **options):
         import tensorflow.compat.v1 as tf
 
         from mnistdist import Graph
-        from mnistdist.training import worker as between_graph
-        from mnistdist.training.designs import fast as cut_graph
+        from mnistdist.training import worker
+        from mnistdist.training.designs import fast
 
         def build_graph():
             x, y_ = tf.placeholder(tf.float32, [None, 3]), tf.placeholder(tf.float32, [None, 2])
             return Graph(x, y_, y_, make(x, tf), tf.reduce_mean(y_))
 
-        build = between_graph.build_replica if optimizer == "python" else cut_graph.build_fast_replica
+        build = worker.build_replica if optimizer == "python" else fast.build_fast_replica
         data = DataSet(np.zeros((8, 3), np.uint8), np.eye(2, dtype=np.float32)[np.arange(8) % 2])
         given = {} if optimizer == "python" else {"train_set": data}
         more = {} if optimizer is None else {"optimizer": lambda rate: scaling(optimizer == "python", tf)(rate)}
@@ -311,38 +299,38 @@ def loss_of_rows(x, tf):
 
 
 def failed_evaluation(monkeypatch, **_):
-    from mnistdist.training import worker as between_graph
+    from mnistdist.training import worker
 
     def evaluate(*_):
         raise ValueError("no such class")
 
     said = []
-    monkeypatch.setattr(between_graph, "evaluate", evaluate)
-    between_graph._validate(None, SimpleNamespace(model=None), "a set", 5, said.append)
+    monkeypatch.setattr(worker, "evaluate", evaluate)
+    worker._validate(None, SimpleNamespace(model=None), "a set", 5, said.append)
     return said[0]
 
 
 def lost_without_logdir(monkeypatch, **_):
-    from mnistdist.training import worker as between_graph
+    from mnistdist.training import worker
 
     def gone(*_, **__):
         raise errors.TaskLost("ps:0 has gone")
 
-    monkeypatch.setattr(between_graph, "worker_session", gone)
+    monkeypatch.setattr(worker, "worker_session", gone)
     spec = {"ps": ["p:1"], "worker": ["w:1"]}
     with pytest.raises(ConnectionError) as caught:
-        between_graph.run_worker("", spec, 0, data=SimpleNamespace(train=None), steps=1, design="listing")
+        worker.run_worker("", spec, 0, data=SimpleNamespace(train=None), steps=1, design="listing")
     return str(caught.value)
 
 
 def slow_session(monkeypatch, **_):
-    from mnistdist.training import session as sessions
+    from mnistdist.training import session as module
 
     release = threading.Event()
-    monkeypatch.setattr(sessions, "silence", lambda *_: None)
+    monkeypatch.setattr(module, "silence", lambda *_: None)
     manager = SimpleNamespace(wait_for_session=lambda *_, **__: release.wait(30))
     with pytest.raises(TimeoutError) as caught:
-        sessions._open(SimpleNamespace(session_manager=manager), None, "", {"ps": []}, 1, None, 0.1, lambda line: None)
+        module._open(SimpleNamespace(session_manager=manager), None, "", {"ps": []}, 1, None, 0.1, lambda line: None)
     release.set()
     return str(caught.value)
 
@@ -350,7 +338,7 @@ def slow_session(monkeypatch, **_):
 def start_error(**_):
     """The words of the error, around a reason that `Cluster` gives."""
     error = errors.ClusterStartError("not every task came up", ready=1, expected=3, timeout=60)
-    source = (ROOT / "mnistdist" / "cluster.py").read_text(encoding="utf-8")
+    source = (ROOT / "mnistdist/cluster/cluster.py").read_text(encoding="utf-8")
     assert '"not every task came up"' in source
     return str(error)
 
@@ -372,7 +360,7 @@ def failed_cluster(monkeypatch, **_):
 
 def too_many_gpus(**_):
     with pytest.raises(ValueError, match="num_gpus") as caught:
-        devices.assign(ps=1, workers=1, num_gpus=5, gpus=["0"], cores=[0])
+        pinning.assign(ps=1, workers=1, num_gpus=5, gpus=["0"], cores=[0])
     return str(caught.value)
 
 
@@ -508,7 +496,7 @@ IN_TESTS = {
     "…: expected a … on this machine, got the address …": ("test_environments", "on this machine, got the address"),
     "… ended with … while starting": ("test_cluster", "ended with exit code 1 while starting"),
     "this task has no `server`: start the cluster with servers=True, or make one in every task": (
-        "test_training",
+        "test_train",
         "servers=True",
     ),
     "Other clusters that are still running in this process: …, with … processes. …": (
@@ -516,23 +504,23 @@ IN_TESTS = {
         "Other clusters that are still running in this process: 1, with 7 processes",
     ),
     "the `server` in this task: expected a tf.train.Server of …, got …": (
-        "test_training",
+        "test_train",
         "the `server` in this task: expected a tf.train.Server of worker:0",
     ),
     "… still busy with an earlier call after … s: wait until the call ends, or end it with cluster.restart(…)": (
-        "test_training",
+        "test_train",
         "worker:1 is still busy with an earlier call after 3 s: wait until the call ends, or end it with",
     ),
     "… still stopped, as SIGSTOP does it, after … s: let it go on with …, or end it with …": (
-        "test_training",
+        "test_train",
         "worker:1 is still stopped, as SIGSTOP does it, after 3 s: let it go on with",
     ),
     "another training is still running on this cluster after … s: wait until it ends, or end it with …": (
-        "test_training",
+        "test_train",
         "another training is still running on this cluster after 2 s: wait",
     ),
     "task … failed: it ended with … before the training": (
-        "test_training",
+        "test_train",
         "it ended with SIGKILL before the training",
     ),
     "task … failed: it ended with …": ("test_cluster", "task worker:1 failed: it ended with SIGKILL"),
@@ -592,20 +580,20 @@ IN_TESTS = {
         "test_one_design",
         "sync=True: expected an optimizer that needs only gradients, of 16, 32 or 64 bits, got one that",
     ),
-    "can't save the model: …": ("test_training", "can't save the model"),
+    "can't save the model: …": ("test_train", "can't save the model"),
     "task cluster failed: its keeper, controller or nursery has ended": (
-        "test_training",
+        "test_train",
         "keeper, controller or nursery has ended",
     ),
-    "worker:0, the chief, ended in round … of …": ("test_between_graph", "worker:0, the chief, ended in round 5 of 10"),
-    "task … failed: it ended with … during the training": ("test_training", "failed: it ended with SIGKILL"),
-    "task … failed: it has been stopped for … s, as SIGSTOP does it": ("test_training", "it has been stopped for 4 s"),
+    "worker:0, the chief, ended in round … of …": ("test_worker", "worker:0, the chief, ended in round 5 of 10"),
+    "task … failed: it ended with … during the training": ("test_train", "failed: it ended with SIGKILL"),
+    "task … failed: it has been stopped for … s, as SIGSTOP does it": ("test_train", "it has been stopped for 4 s"),
     "no session within … s. … accepts connections, but does not answer: is it stopped, or overloaded?": (
-        "test_sessions",
+        "test_session",
         "TimeoutError: no session within 2 s. ps:0 at",
     ),
     "a step was not done in time. … accepts connections, but does not answer: is it stopped, or overloaded?": (
-        "test_sessions",
+        "test_session",
         "TimeoutError: a step was not done in time. ps:0 at",
     ),
     "… ended with …, and the ps before it: the training is over": ("test_distributed", "and the ps before it"),
@@ -643,7 +631,8 @@ def test_a_notebook_shows_the_message(message):
 @pytest.mark.parametrize("message", IN_TESTS)
 def test_a_test_asserts_the_message(message):
     module, words = IN_TESTS[message]
-    tree = ast.parse((ROOT / "tests" / f"{module}.py").read_text(encoding="utf-8"))
+    (path,) = (ROOT / "tests").rglob(f"{module}.py")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     asserted = [node for node in ast.walk(tree) if isinstance(node, (ast.Assert, ast.withitem, ast.Tuple))]
     texts = [n.value for node in asserted for n in ast.walk(node) if isinstance(n, ast.Constant) and n.value]
     assert any(words in text.replace("\\", "") for text in texts if isinstance(text, str))

@@ -18,24 +18,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import mnistdist
-from mnistdist import (
-    Cluster,
-    DataSet,
-    Datasets,
-    Run,
-    _check,
-    distributed,
-    read_data_sets,
-    restore,
-    show,
-    train,
-    training,
-)
+from mnistdist import Cluster, DataSet, Datasets, Run, _check, distributed, read_data_sets, restore, show, train
 from mnistdist.cluster.network import parse_address
 from mnistdist.cluster.pinning import assign
 from mnistdist.flags import FLAGS, UsageError, check, parse
 from mnistdist.idx import DataError, read_idx
 from mnistdist.results import SharedModel
+from mnistdist.training import client
 from tests.helpers import Running
 from tests.package.idx_sets import NAMES, idx, small_set, write
 
@@ -348,9 +337,9 @@ def test_numbers_of_numpy_are_taken_and_become_pythons(kind, monkeypatch):
             calls.append((arguments, step_timeout, watch))
             return [(None, ())]
 
-        monkeypatch.setattr(training, "on_workers", on_workers)
-        monkeypatch.setattr(training, "idle_workers", lambda *_: contextlib.nullcontext())
-        monkeypatch.setattr(training, "_runs", itertools.count())
+        monkeypatch.setattr(client, "on_workers", on_workers)
+        monkeypatch.setattr(client, "idle_workers", lambda *_: contextlib.nullcontext())
+        monkeypatch.setattr(client, "_runs", itertools.count())
         train(Running(), data=Datasets(FEW, NONE, None), **options)
         return repr(calls)
 

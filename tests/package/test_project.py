@@ -1,7 +1,5 @@
 """The project's own files agree with each other."""
 
-import ast
-import graphlib
 import re
 import subprocess
 import sys
@@ -97,27 +95,3 @@ def test_make_test_runs_every_notebook_once():
     said = subprocess.run(["make", "-n", "test"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     named = re.findall(r"book/(\w+)\.ipynb", said)
     assert sorted(named) == sorted(path.stem for path in (ROOT / "book").glob("*.ipynb"))
-
-
-def imported(path):
-    """The modules of the package that a module imports, within functions too."""
-    modules, found = {each.stem for each in path.parent.glob("*.py")}, set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {each.name.partition(".")[2] for each in node.names if each.name.startswith("mnistdist.")}
-        elif isinstance(node, ast.ImportFrom) and node.module == "mnistdist":
-            # Lazy names of mnistdist/__init__.py lead on; what else is there, such as __version__, leads nowhere.
-            names = (each.name for each in node.names)
-            found |= {name if name in modules else mnistdist._HOME.get(name, "__init__") for name in names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mnistdist."):
-            found.add(node.module.partition(".")[2])
-    return found
-
-
-def test_imports_go_one_way():
-    """No exceptions: each module can be read after those that it imports, even within functions."""
-    package = ROOT / "mnistdist"
-    order = graphlib.TopologicalSorter({path.stem: imported(path) for path in package.glob("*.py")}).static_order()
-    assert set(order) == {path.stem for path in package.glob("*.py")}  # CycleError names a circle
-    assert {"limits", "outages", "tensorflow_private"} <= imported(package / "checkpoints.py")
-    assert "plots" in imported(package / "results.py")  # from within a function

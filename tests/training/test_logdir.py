@@ -195,7 +195,8 @@ def test_a_folder_is_held_by_one_training_and_the_second_names_its_process(tmp_p
     prepare(tmp_path)
 
 
-HOLD = "import sys, time; from mnistdist.training.logdir import held\nwith held(sys.argv[1]): print(1, flush=True); time.sleep(60)"
+HOLD = "import sys, time; from mnistdist.training.logdir import held\n"
+HOLD += "with held(sys.argv[1]): print(1, flush=True); time.sleep(60)"
 
 
 def test_a_process_that_is_killed_lets_go_of_the_folder_and_its_file_is_no_obstacle(tmp_path):

@@ -399,9 +399,9 @@ def build_fast_replica(
     seed=None,
     container="",
 ):
-    """Build one worker's copy of the graph in the fast design; returns a :class:`~mnistdist.training.replica.Replica`.
+    """Build one worker's copy of the graph in the fast design; returns a :class:`~mnistdist.training.Replica`.
 
-    Arguments are those of :func:`mnistdist.training.worker.build_replica`, and four more. ``train_set`` is the
+    Arguments are those of :func:`mnistdist.training.build_replica`, and four more. ``train_set`` is the
     :class:`~mnistdist.DataSet` to train on, which the worker keeps; without one, the replica can only read and evaluate
     the variables. ``steps_per_run`` is how many steps one run of the session makes, each with its own pull and push;
     near the end of a training, runs are of one step, so that it ends where it should. With ``local_steps`` above 1 (and
@@ -411,8 +411,8 @@ def build_fast_replica(
     training has, if that is known: a short one makes no use of runs of several steps, and has none built.
 
     Raises:
-        ValueError: for a model or an optimizer that can't be trained; :class:`~mnistdist.training.designs.cutting.CannotCut` for one
-            that the listing's design can train.
+        ValueError: for a model or an optimizer that can't be trained;
+            :class:`~mnistdist.training.CannotCut` for one that the listing's design can train.
     """
     workers, graph = len(cluster_spec["worker"]), tf.Graph()
     steps_per_run = steps_per_run or (STEPS_PER_RUN if local_steps == 1 else LOCAL_STEPS_PER_RUN)

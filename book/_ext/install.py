@@ -16,7 +16,7 @@ import threading
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"
 STAMP = VENV / "mnistdist-install.txt"  # "started" while an install runs, a digest once it is complete
 LOG = VENV / "mnistdist-install.log"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from mnistdist._wait import within
 from mnistdist.results import Evaluation
-from mnistdist.training.deadlines import within
 
 IMAGE_PIXELS = 28  # the side of an image
 CLASSES = 10

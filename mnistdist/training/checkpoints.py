@@ -9,7 +9,8 @@ import tempfile
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from mnistdist.training.deadlines import timed_run, within
+from mnistdist._wait import within
+from mnistdist.training.deadlines import timed_run
 from mnistdist.training.diagnosis import LOST_OR_SLOW, gist
 from mnistdist.training.tensorflow_private import whole_of
 

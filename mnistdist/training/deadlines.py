@@ -1,56 +1,13 @@
 """Runs and sessions that end: TensorFlow's own calls have no limit of time, or one that does not always hold."""
 
 import functools
-import queue
-import threading
-from concurrent import futures
 
 import tensorflow.compat.v1 as tf
 
+from mnistdist._wait import within
+
 CLOSE_SECONDS = 5
-_abandoned, _idle = [], []
-
-
-class _Runner(threading.Thread):
-    """A thread that makes one call after the other: to start one for each would take longer than a step does."""
-
-    def __init__(self):
-        super().__init__(daemon=True, name="limited call")
-        self.calls = queue.SimpleQueue()
-        self.start()
-
-    def run(self):
-        while True:
-            outcome, function = self.calls.get()
-            try:
-                tell, what = outcome.set_result, function()
-            except BaseException as error:
-                tell, what = outcome.set_exception, error
-            _idle.append(self)
-            tell(what)
-            del outcome, function, tell, what  # or what they hold would live until the next call
-
-
-def _runner():
-    while True:
-        try:
-            runner = _idle.pop()
-        except IndexError:
-            return _Runner()
-        if runner.is_alive():  # it is not in a process that was forked off
-            return runner
-
-
-def within(seconds, function, complaint):
-    """What ``function()`` returns or raises; ``TimeoutError(complaint)`` after ``seconds``, while it goes on."""
-    outcome = futures.Future()
-    _runner().calls.put((outcome, function))
-    try:
-        return outcome.result(seconds)
-    except futures.TimeoutError:
-        if not outcome.done():
-            raise TimeoutError(complaint) from None
-        return outcome.result()  # it has come at the last moment, or is an error of the function's own
+_abandoned = []
 
 
 def run_options(timeout):

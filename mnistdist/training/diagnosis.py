@@ -6,9 +6,9 @@ import time
 
 import tensorflow.compat.v1 as tf
 
+from mnistdist._wait import within
 from mnistdist.cluster.network import wait_for_address
 from mnistdist.errors import TaskLost
-from mnistdist.training.deadlines import within
 
 ANSWER_SECONDS = 2
 OF_THE_MODEL = (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError, tf.errors.UnimplementedError)

@@ -10,8 +10,9 @@ import time
 
 import tensorflow.compat.v1 as tf
 
+from mnistdist._wait import within
 from mnistdist.cluster.network import wait_for_address
-from mnistdist.training.deadlines import CLOSE_SECONDS, abandon, close_session, run_options, timed_run, within
+from mnistdist.training.deadlines import CLOSE_SECONDS, abandon, close_session, run_options, timed_run
 from mnistdist.training.diagnosis import ANSWERS_NOW, explain, gone, silence
 from mnistdist.training.round_runner import Merging
 

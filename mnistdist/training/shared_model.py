@@ -4,9 +4,10 @@ from types import SimpleNamespace
 
 import tensorflow.compat.v1 as tf
 
+from mnistdist._wait import within
 from mnistdist.model import build_model, evaluate, evaluate_and_predict
 from mnistdist.results import SharedModel
-from mnistdist.training.deadlines import CLOSE_SECONDS, timed_run, within
+from mnistdist.training.deadlines import CLOSE_SECONDS, timed_run
 from mnistdist.training.designs.cutting import CannotCut
 from mnistdist.training.diagnosis import LOST_OR_SLOW, gist
 from mnistdist.training.replica import local_initializer, resource_variables

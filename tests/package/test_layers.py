@@ -9,7 +9,7 @@ PACKAGE = Path(mnistdist.__file__).parent
 # A module may import, within functions too, what stands in a line above its own, or before it in its line.
 LAYERS = """
     _lazy errors
-    style idx _interrupts _output _check steps model placement datasets diagrams plots source results
+    style idx _interrupts _output _check _wait steps datasets placement diagrams plots source results model
     cluster.network cluster.pinning cluster.recovery cluster.child cluster._ipyparallel
     cluster.nursery cluster.process_tree cluster.cluster cluster.__init__
     training.tensorflow_private training.deadlines training.heartbeat training.diagnosis

@@ -10,7 +10,8 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from mnistdist import Cluster
-from mnistdist.training.deadlines import timed_run, within
+from mnistdist._wait import within
+from mnistdist.training.deadlines import timed_run
 from mnistdist.training.diagnosis import gist
 from mnistdist.training.session import _open, wait_for_ps
 

@@ -17,6 +17,7 @@ import json
 import threading
 import time
 
+from mnistdist._wait import within
 from mnistdist.cluster.network import wait_for_address
 from mnistdist.flags import difference
 
@@ -154,7 +155,7 @@ class _Line:
         other = f"does a TensorFlow server of this very cluster answer as {self._ps} at {self._address}?"
         try:
             late = f"no session within {timeout:g} s: {other}"
-            self._session = self._limits.within(timeout, self._connect, late)
+            self._session = within(timeout, self._connect, late)
         except self._tf.errors.OpError as error:
             from mnistdist.training.diagnosis import gist
 
@@ -206,7 +207,7 @@ class _Line:
         try:
             if self._session is None:
                 wait_for_address(self._address, PERIOD, what=self._ps)
-                self._session = self._limits.within(RECONNECT_SECONDS, self._connect, "")
+                self._session = within(RECONNECT_SECONDS, self._connect, "")
             session = self._session
             if self._flags is not None and self._told is not session:
                 self._notice.leave(self._run_in(session), self._flags)

@@ -68,7 +68,7 @@ def test_the_parts_of_a_training_are_on_the_api_page_with_each_of_their_argument
         "train_loop",
         "worker_session",
     }
-    named = {f"training.{each}" for each in named}
+    named = {f"training.{each}" for each in [*named, "worker_session"]}
     assert {f"mnistdist.{each}" for each in named} | imported(PAGE.parent / "your_own_loop.ipynb") <= set(parts)
     for part in sorted({f"mnistdist.{each}" for each in named}):
         made = pkgutil.resolve_name(part)

@@ -1,4 +1,4 @@
-"""What the numbers and paths of a training may be, be they flags of the program or arguments of a function.
+"""What arguments may be, with one sentence for each that may not: of functions, of flags and of `mnistdist run`.
 
 A value of a wrong type is a ``TypeError``, a wrong value a ``ValueError``, and the message is one line. NumPy's scalars
 are as good as Python's numbers, and so are its arrays without dimensions; what is returned is Python's.
@@ -13,6 +13,9 @@ import re
 # The least and the most that each may be. At the most, the first layer's weights still fit into one message of gRPC
 # (2 GB), a batch into memory, a count into TensorFlow's int64, and a graph with that many steps into minutes.
 COUNTS = {
+    "ps": (1, None),
+    "workers": (1, None),
+    "task_index": (0, None),
     "steps": (1, 2**62),
     "train_steps": (1, 2**62),
     "save_steps": (1, 2**62),
@@ -29,8 +32,35 @@ COUNTS = {
 _SECONDS = (1e-3, 1e7)  # TensorFlow counts them in thousandths, the system's calls in 32 bits
 NUMBERS = dict.fromkeys(("timeout", "step_timeout", "wait_timeout", "ps_linger"), _SECONDS)
 NUMBERS["learning_rate"] = (1e-30, 1e30)  # a float32
+TRUTHS = ("sync", "servers", "sync_replicas", "existing_servers", "download_only", "version", "help")
+CHOICES = {
+    "design": ("fast", "listing"),
+    "network": ("auto", "private", "host"),
+    "job_name": ("ps", "worker"),
+}
+PATHS = ("data_dir", "logdir")
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # pathlib makes one stroke of two
+
+
+def argument(name, value, shown=None, *, optional=False):
+    """The value of an argument of this name, as the tables above have it; any value of one that they don't have.
+
+    ``shown`` is what the message calls it, a flag with its dashes, say. None is returned as it is if the value is
+    ``optional``.
+    """
+    shown = shown or name
+    if optional and value is None:
+        return None
+    if name in COUNTS:
+        return count(shown, value, COUNTS[name])
+    if name in NUMBERS:
+        return number(shown, value, NUMBERS[name])
+    if name in TRUTHS:
+        return truth(shown, value)
+    if name in CHOICES:
+        return choice(shown, value, CHOICES[name])
+    return path(shown, value) if name in PATHS else value
 
 
 def integer(name, value, wanted="an int"):
@@ -41,27 +71,20 @@ def integer(name, value, wanted="an int"):
         raise TypeError(f"{name}: expected {wanted}, got {got(value)}") from None
 
 
-def count(name, value, bounds=None, *, kind="an int of ", optional=False):
-    """An integer within ``bounds``, which are ``(least, most)`` and by default those of ``COUNTS[name]``, as an int.
-
-    None is returned as it is if the value is ``optional``.
-    """
-    if optional and value is None:
-        return None
-    least, most = bounds or COUNTS[name]
-    number = integer(name, value, f"{kind}{least} or more")
+def count(name, value, bounds):
+    """An integer within ``bounds``, which are ``(least, most)`` or ``(least, None)``, as an int."""
+    least, most = bounds
+    number = integer(name, value, f"an int of {least} or more")
     if number < least:
-        raise ValueError(f"{name}: expected {kind}{least} or more, got {got(value)}")
+        raise ValueError(f"{name}: expected an int of {least} or more, got {got(value)}")
     if most is not None and number > most:
-        raise ValueError(f"{name}: expected {kind}{most} or less, got {got(value)}")
+        raise ValueError(f"{name}: expected an int of {most} or less, got {got(value)}")
     return number
 
 
-def number(name, value, bounds=None, *, optional=False):
-    """A real number within ``bounds``, by default those of ``NUMBERS[name]``, as a float; None as for a count."""
-    if optional and value is None:
-        return None
-    least, most = bounds or NUMBERS[name]
+def number(name, value, bounds):
+    """A real number within ``bounds``, which are ``(least, most)``, as a float."""
+    least, most = bounds
     wanted = f"{name}: expected a number from {least:g} to {most:g}, got {got(value)}"
     scalar = value[()] if getattr(value, "ndim", None) == 0 else value
     if isinstance(scalar, bool) or not isinstance(scalar, (numbers.Real, decimal.Decimal)):
@@ -79,6 +102,20 @@ def truth(name, value):
     if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
         raise TypeError(f"{name}: expected True or False, got {got(value)}")
     return bool(value)
+
+
+def choice(name, value, options):
+    """One of these strings."""
+    if value not in options:
+        *others, last = map(repr, options)
+        kind = ValueError if isinstance(value, str) else TypeError
+        raise kind(f"{name}: expected {', '.join(others)} or {last}, got {got(value)}")
+    return value
+
+
+def needs(name, value, what, why):
+    """Refuse a value that makes no sense without another argument: ``what`` that has to be, and ``why``."""
+    raise ValueError(f"{name}={value} needs {what}: {why}")
 
 
 def path(name, value, what="directory"):

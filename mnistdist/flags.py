@@ -2,9 +2,10 @@
 
 from mnistdist import _check
 from mnistdist.cluster.network import parse_address
+from mnistdist.training.spec import TrainSpec, check_rounds
 
-# Kind, name, default, meaning. Names and defaults down to existing_servers are the text's, with those that it leaves
-# commented out, except for num_gpus: the text has 2.
+# Kind, name, default, meaning. Names and defaults down to existing_servers are the classic program's, with those that
+# it leaves commented out, except for num_gpus: it has 2.
 FLAGS = (
     ("string", "job_name", None, "What this process is: ps or worker."),
     ("integer", "task_index", None, "Which task of its job, from 0. Worker 0, the chief, initialises the model."),
@@ -14,18 +15,23 @@ FLAGS = (
     ("boolean", "download_only", False, "Put the data there and end; needs no job_name."),
     ("integer", "hidden_units", 100, "Units of the hidden layer."),
     ("integer", "train_steps", 1000000, "Global steps to train for: updates, or rounds with sync_replicas."),
-    ("integer", "batch_size", 100, "Examples in a batch."),
-    ("float", "learning_rate", 0.01, "Learning rate of the Adam optimizer."),
+    ("integer", "batch_size", TrainSpec.batch_size, "Examples in a batch."),
+    ("float", "learning_rate", TrainSpec.learning_rate, "Learning rate of the Adam optimizer."),
     ("boolean", "sync_replicas", False, "Average the gradients of several workers for each update."),
     ("integer", "replicas_to_aggregate", None, "How many, with sync_replicas. Default: as many as workers."),
     ("integer", "num_gpus", None, "GPUs of this machine to use, one for each of its workers. Default: all found."),
     ("boolean", "existing_servers", False, "Use servers that run at the workers' addresses; start none."),
     ("integer", "seed", None, "Makes the initial weights, and each worker's order of batches, repeatable."),
     ("string", "logdir", None, "Worker 0 keeps checkpoints there; all workers need it to outlive a ps. Default: none."),
-    ("integer", "save_steps", 1000, "Global steps from one checkpoint to the next, with logdir."),
-    ("string", "design", "fast", "fast, or listing: a fed batch and a run of the session a step, as in the text."),
+    ("integer", "save_steps", TrainSpec.save_steps, "Global steps from one checkpoint to the next, with logdir."),
+    ("string", "design", TrainSpec.design, "fast, or listing: one fed batch a step, as in the classic program."),
     ("integer", "log_every", 100, "Print one step in this many."),
-    ("float", "wait_timeout", 60.0, "Seconds to wait for a ps, worker 0 or a step; tenfold for a ps's first worker."),
+    (
+        "float",
+        "wait_timeout",
+        TrainSpec.step_timeout,
+        "Seconds to wait for a ps, worker 0, a step; a ps waits ten times.",
+    ),
     ("float", "ps_linger", 30.0, "Seconds of silence after which a ps gives a worker up."),
     ("boolean", "version", False, "Print the version and end."),
     ("boolean", "help", False, "Print this and end."),
@@ -34,7 +40,6 @@ FLAGS = (
 # there is one: only worker 0 writes there, but each worker has to know whether a lost ps can be outlived.
 MAY_DIFFER = ("job_name", "task_index", "data_dir", "num_gpus", "existing_servers", "log_every", "wait_timeout")
 MAY_DIFFER += ("ps_linger",)
-_PATHS = ("data_dir", "logdir")
 _ABSLS_OWN = ("flagfile", "undefok")  # in every FlagValues; the first reads files, and may wait for one for ever
 
 
@@ -46,13 +51,14 @@ def parse(argv):
     """The flags with the values in ``argv`` (without the program's name), as an ``absl.flags.FlagValues``.
 
     Raises:
-        UsageError: a flag is unknown or its value is of the wrong kind, or something is not a flag.
+        UsageError: a flag is unknown or its value can't be used, or something is not a flag.
     """
     from absl import flags
 
     values, negations = flags.FlagValues(), {f"no{name}" for kind, name, _, _ in FLAGS if kind == "boolean"}
     for kind, name, default, meaning in FLAGS:
         getattr(flags, f"DEFINE_{kind}")(name, default, meaning, flag_values=values)
+        values[name].parser = _Lenient(values[name].parser)
     for word in argv:
         name, equals, _ = word.lstrip("-").partition("=")
         if word.startswith("-") and name in _ABSLS_OWN:
@@ -65,7 +71,40 @@ def parse(argv):
         raise UsageError(" ".join(str(error).split())) from None
     if rest:
         raise UsageError(f"expected flags only, --name=value; got {rest[0]!r}")
+    for _, name, _, _ in FLAGS:
+        values[name].value = argument(name, values[name].value)
     return values
+
+
+class _Lenient:
+    """Leaves a text that is no value of the flag's kind as it is, for :mod:`~mnistdist._check` to refuse."""
+
+    def __init__(self, parser):
+        self._parser = parser
+
+    def __getattr__(self, name):
+        return getattr(self._parser, name)
+
+    def parse(self, text):
+        try:
+            return self._parser.parse(text)
+        except ValueError:
+            return text
+
+
+def argument(name, value):
+    """The value of a flag, if it can be used; None is that of one that is not given.
+
+    Raises:
+        UsageError: it can't.
+    """
+    # After --logdir, with a space and an empty variable, comes the next flag.
+    if name in _check.PATHS and value is not None and value.startswith("-"):
+        raise UsageError(f"--{name}: expected the name of a directory, got {value!r}")
+    try:
+        return _check.argument(name, value, f"--{name}", optional=True)
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error)) from None
 
 
 def describe():
@@ -118,36 +157,17 @@ def check(flags):
         raise UsageError("Must specify an explicit `job_name`: --job_name=ps or --job_name=worker")
     if flags.task_index is None:
         raise UsageError("Must specify an explicit `task_index`: --task_index=0 for the first task of a job")
-    if flags.job_name not in ("ps", "worker"):
-        raise UsageError(f"--job_name: expected ps or worker, got {flags.job_name!r}")
     spec = _addresses(flags)
     tasks = len(spec[flags.job_name])
-    if not 0 <= flags.task_index < tasks:
+    if flags.task_index >= tasks:
         raise UsageError(
             f"--task_index: there is no {flags.job_name} task {flags.task_index}: --{flags.job_name}_hosts "
             f"names {tasks}, from 0 to {tasks - 1}"
         )
-    if flags.design not in ("fast", "listing"):
-        raise UsageError(f"--design: expected fast or listing, got {flags.design!r}")
-    for name, flag in ((name, f"--{name}") for _, name, _, _ in FLAGS):
-        try:
-            if name in _check.COUNTS:
-                _check.count(flag, flags[name].value, _check.COUNTS[name], kind="", optional=True)
-            if name in _check.NUMBERS:
-                _check.number(flag, flags[name].value, _check.NUMBERS[name])
-        except ValueError as error:
-            raise UsageError(str(error)) from None
-    for name in _PATHS:
-        value = flags[name].value
-        # After --logdir, with a space and an empty variable, comes the next flag.
-        if value is not None and value.startswith("-"):
-            raise UsageError(f"--{name}: expected the name of a directory, got {value!r}")
-        try:
-            flags[name].value = value if value is None else _check.path(f"--{name}", value)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
-    if flags.replicas_to_aggregate is not None and not flags.sync_replicas:
-        raise UsageError("--replicas_to_aggregate: asynchronous training aggregates nothing; add --sync_replicas")
+    try:
+        check_rounds(flags.sync_replicas, flags.replicas_to_aggregate, "--replicas_to_aggregate", "--sync_replicas")
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     if flags.job_name == "ps" and flags.existing_servers:
         raise UsageError("--existing_servers: if the ps runs already, there is none to start; it is for workers")
     return spec

@@ -77,11 +77,9 @@ class Cluster:
     """
 
     def __init__(self, ps=1, workers=2, *, devices="auto", num_gpus=None, network="auto", servers=True, timeout=60):
-        ps = _check.count("ps", ps, (1, None))
-        workers = _check.count("workers", workers, (1, None))
-        if network not in ("auto", "private", "host"):
-            raise ValueError(f"network: expected 'auto', 'private' or 'host', got {network!r}")
-        timeout, servers = _check.number("timeout", timeout), _check.truth("servers", servers)
+        ps, workers = _check.argument("ps", ps), _check.argument("workers", workers)
+        network, servers = _check.argument("network", network), _check.argument("servers", servers)
+        timeout = _check.argument("timeout", timeout)
         self._counts = {"ps": ps, "worker": workers}
         self._pins = device_rules.assign(ps, workers, devices=devices, num_gpus=num_gpus)
         # Workers first, so that the [stdout:1] of an engine's output is worker 1's.

@@ -169,7 +169,7 @@ def assign(
         TypeError: on a count that is no int, or ``devices`` that are neither names nor numbers.
     """
     ps, workers = _check.count("ps", ps, (0, None)), _check.count("workers", workers, (1, None))
-    num_gpus = None if num_gpus is None else _check.integer("num_gpus", num_gpus)
+    num_gpus = _check.argument("num_gpus", num_gpus, optional=True)
     cores = tuple(available_cores() if cores is None else cores)
     gpus = find_gpus() if gpus is None else list(gpus)
     if ps + workers > MOST_TASKS:

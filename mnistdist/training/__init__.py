@@ -11,7 +11,7 @@ __getattr__, __dir__, __all__ = lazy(
         "CannotCut": "designs.cutting",
         "Checkpoints": "checkpoints",
         "Replica": "replica",
-        "STEPS_PER_RUN": "client",
+        "STEPS_PER_RUN": "steps",
         "build_fast_replica": "designs.fast",
         "build_replica": "worker",
         "count_update": "replica",

@@ -1,4 +1,4 @@
-"""Train on a running cluster: the loop of ``between_graph.py``, in every worker at once, and what comes of it."""
+"""Train on a running cluster: ``run_worker`` in every worker at once, and what comes of it."""
 
 import contextlib
 import itertools
@@ -14,10 +14,9 @@ from mnistdist.cluster.nursery import own_task
 from mnistdist.datasets import DataError, DataSet, Datasets, read_data_sets, read_for_training
 from mnistdist.errors import TaskLost
 from mnistdist.results import Run
-from mnistdist.steps import LOCAL_STEPS_PER_RUN as LOCAL_STEPS_PER_RUN
-from mnistdist.steps import STEPS_PER_RUN as STEPS_PER_RUN
 from mnistdist.training.calls import idle_workers, on_workers
 from mnistdist.training.logdir import prepare
+from mnistdist.training.spec import TrainSpec
 
 _runs = itertools.count(1)
 BOOKS_WIDTHS = 784, 10  # pixels and classes of the built-in model: of mnistdist.model, which imports TensorFlow
@@ -27,22 +26,22 @@ def train(
     cluster,
     *,
     steps,
-    sync=False,
-    replicas_to_aggregate=None,
-    batch_size=100,
-    learning_rate=0.01,
-    optimizer=None,
-    build_graph=None,
+    sync=TrainSpec.sync,
+    replicas_to_aggregate=TrainSpec.replicas_to_aggregate,
+    batch_size=TrainSpec.batch_size,
+    learning_rate=TrainSpec.learning_rate,
+    optimizer=TrainSpec.optimizer,
+    build_graph=TrainSpec.build_graph,
     data=None,
-    seed=None,
-    on_step=None,
-    step_timeout=60,
-    design="fast",
-    local_steps=1,
-    steps_per_run=None,
-    logdir=None,
-    save_steps=1000,
-    restarts=0,
+    seed=TrainSpec.seed,
+    on_step=TrainSpec.on_step,
+    step_timeout=TrainSpec.step_timeout,
+    design=TrainSpec.design,
+    local_steps=TrainSpec.local_steps,
+    steps_per_run=TrainSpec.steps_per_run,
+    logdir=TrainSpec.logdir,
+    save_steps=TrainSpec.save_steps,
+    restarts=TrainSpec.restarts,
 ):
     """Train a model on a cluster with one client for each worker (between-graph replication), and evaluate it.
 
@@ -53,9 +52,9 @@ def train(
         replicas_to_aggregate: How many gradients a round averages; None for as many as there are workers.
         batch_size: Examples that a worker uses in each step.
         learning_rate: What the optimizer gets.
-        optimizer: Makes a ``tf.train.Optimizer`` of the learning rate; None for Adam, as in the text.
+        optimizer: Makes a ``tf.train.Optimizer`` of the learning rate; None for Adam, as in the classic program.
         build_graph: Makes the model in the default graph and returns a :class:`~mnistdist.Graph`; None for the
-            text's network. Runs in every worker: import what it needs inside it. Nothing runs the collection
+            classic program's network. Runs in every worker: import what it needs inside it. Nothing runs the collection
             ``UPDATE_OPS`` by itself; let the loss wait for it, ``with tf.control_dependencies(
             tf.get_collection(tf.GraphKeys.UPDATE_OPS)): loss = tf.identity(loss)``. Evaluating changes no variable.
         data: What to train on: None for MNIST, a folder with idx files, or a :class:`~mnistdist.Datasets` with
@@ -105,72 +104,52 @@ def train(
     if not hasattr(type(cluster), "workers"):
         raise TypeError(f"cluster: expected a running Cluster, got {cluster!r}")
     workers = [task.job for task in cluster.tasks].count("worker")
-    steps, batch_size = _check.count("steps", steps), _check.count("batch_size", batch_size)
-    local_steps, save_steps = _check.count("local_steps", local_steps), _check.count("save_steps", save_steps)
-    restarts, seed = _check.count("restarts", restarts), _check.count("seed", seed, optional=True)
-    steps_per_run = _check.count("steps_per_run", steps_per_run, optional=True)
-    replicas_to_aggregate = _check.count("replicas_to_aggregate", replicas_to_aggregate, optional=True)
-    sync, step_timeout = _check.truth("sync", sync), _check.number("step_timeout", step_timeout, optional=True)
-    if optimizer is None:  # one of the reader's own may take what it likes
-        learning_rate = _check.number("learning_rate", learning_rate)
-    _check_sent(optimizer=optimizer, build_graph=build_graph, on_step=on_step, learning_rate=learning_rate)
-    if design not in ("fast", "listing"):
-        raise ValueError(f"design: expected 'fast' or 'listing', got {_check.got(design)}")
-    if design == "listing" and (local_steps != 1 or steps_per_run is not None):
-        raise ValueError("local_steps and steps_per_run need design='fast': the listing's makes one step a run")
-    if sync and local_steps != 1:
-        raise ValueError(f"local_steps={local_steps} needs sync=False: a round takes one gradient of each batch")
-    if local_steps > steps:
-        raise ValueError(f"local_steps={local_steps}: expected at most steps={steps}: a push stands for as many")
-    if replicas_to_aggregate is not None and not sync:
-        raise ValueError(f"replicas_to_aggregate={replicas_to_aggregate} needs sync=True: there are no rounds without")
+    spec = TrainSpec(
+        steps=steps,
+        sync=sync,
+        replicas_to_aggregate=replicas_to_aggregate,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        optimizer=optimizer,
+        build_graph=build_graph,
+        seed=seed,
+        on_step=on_step,
+        step_timeout=step_timeout,
+        design=design,
+        local_steps=local_steps,
+        steps_per_run=steps_per_run,
+        logdir=logdir,
+        save_steps=save_steps,
+        restarts=restarts,
+    )
     data = _check_data(data, build_graph is None)
-    logdir = _check_logdir(logdir)
-
-    replica_options = {"learning_rate": learning_rate, "sync": sync, "replicas_to_aggregate": replicas_to_aggregate}
-    replica_options |= {"seed": seed, "container": f"train-{os.getpid()}-{next(_runs)}", "design": design}
-    replica_options |= {"local_steps": local_steps, "steps_per_run": steps_per_run or (1 if on_step else None)}
-    replica_options |= {k: v for k, v in (("build_graph", build_graph), ("optimizer", optimizer)) if v is not None}
-    run_options = {"steps": steps, "batch_size": batch_size, "on_step": on_step, "step_timeout": step_timeout}
-    run_options |= {"logdir": logdir, "save_steps": save_steps}
-    arguments = data, seed, run_options, replica_options
-    watch = {"steps": steps, "restarts": restarts, "restores": logdir is not None}
-    with HeldInterrupts() as held, idle_workers(cluster, step_timeout, held):
+    if spec.logdir is not None:
+        spec.logdir = str(Path(spec.logdir).resolve())  # the tasks have a working folder of their own
+        prepare(spec.logdir)
+    sent = data, spec, f"train-{os.getpid()}-{next(_runs)}"
+    watch = {"steps": spec.steps, "restarts": spec.restarts, "restores": spec.logdir is not None}
+    with HeldInterrupts() as held, idle_workers(cluster, spec.step_timeout, held):
         refusal = None
         try:
             if build_graph is not None or optimizer is not None:
-                tried = data, {"batch_size": batch_size, "timeout": step_timeout}, replica_options
-                ((refusal, why),) = on_workers(cluster, _try, [0], tried, step_timeout, held)
-                if why and (local_steps != 1 or steps_per_run is not None):
+                ((refusal, why),) = on_workers(cluster, _try, [0], sent, spec.step_timeout, held)
+                if why and (spec.local_steps != 1 or spec.steps_per_run is not None):
                     refusal = f"{why}: that needs design='listing', without local_steps or steps_per_run"
                 elif why:
                     print(f"{why}: trained in the listing's design", file=sys.stderr)
-                    replica_options["design"] = "listing"
+                    spec.design = "listing"
             if refusal is not None:
                 raise ValueError(refusal)
-            results = on_workers(cluster, _train, range(workers), arguments, step_timeout, held, **watch)
+            results = on_workers(cluster, _train, range(workers), sent, spec.step_timeout, held, **watch)
             results, warned = zip(*results, strict=True)
-            (shared,) = on_workers(cluster, _finish, [0], (data, seed, replica_options), step_timeout, held)
+            (shared,) = on_workers(cluster, _finish, [0], sent, spec.step_timeout, held)
         except BaseException:
             if refusal is None and cluster.alive:
                 cluster.restart()  # the other workers may be in the middle of a step, which nothing interrupts
             raise
     for line in itertools.chain(*warned):
         print(line, file=sys.stderr)  # no warning: as an error, that would lose the run
-    return Run(sync=sync, results=list(results), model=shared, local_steps=local_steps)
-
-
-def _check_sent(**values):
-    """What goes to the workers must be something that can be sent, and a function but for the learning rate."""
-    import cloudpickle
-
-    for name, value in values.items():
-        if not callable(value) and value is not None and name != "learning_rate":
-            raise TypeError(f"{name}: expected a function or None, got {_check.got(value)}")
-        try:
-            cloudpickle.dumps(value)
-        except Exception as error:  # whatever an object's own pickling raises
-            raise TypeError(f"{name}: it can't be sent to the workers: {error}") from None
+    return Run(sync=spec.sync, results=list(results), model=shared, local_steps=spec.local_steps)
 
 
 def _check_data(data, books_model):
@@ -214,15 +193,6 @@ def _check_data(data, books_model):
     return Datasets(*(part if part is not None and part.num_examples else None for part in data))
 
 
-def _check_logdir(logdir):
-    """The folder's whole path, if a training can keep checkpoints there."""
-    if logdir is None:
-        return None
-    folder = str(Path(_check.path("logdir", logdir)).resolve())
-    prepare(folder)
-    return folder
-
-
 def _load(data, seed, index):
     own_seed = None if seed is None else [seed, index]
     if isinstance(data, Datasets):
@@ -236,9 +206,10 @@ def _try(sent):
 
     from mnistdist.training.shared_model import try_model
 
-    data, options, replica_options = cloudpickle.loads(sent)
+    data, spec, container = cloudpickle.loads(sent)
+    options = {"batch_size": spec.batch_size, "timeout": spec.step_timeout, "container": container}
     try:
-        return None, try_model(_here()[1], data=_load(data, 0, 0), **options, **replica_options)
+        return None, try_model(_here()[1], data=_load(data, 0, 0), **options, **spec.of_replica())
     except ValueError as error:
         return " ".join(str(error).split()), None
 
@@ -250,22 +221,22 @@ def _train(sent):
 
     from mnistdist.training.worker import run_worker
 
-    data, seed, run_options, replica_options = cloudpickle.loads(sent)
-    target, spec, index = _here()
-    users_on_step, said = run_options.pop("on_step"), 0.0
+    data, spec, container = cloudpickle.loads(sent)
+    target, cluster_spec, index = _here()
+    said = 0.0
 
     def on_step(record):
         nonlocal said
         if record.end - said > 0.5:
             said = record.end
             publish_data({"global_step": record.global_step_after})
-        if users_on_step is not None:
-            users_on_step(record)
+        if spec.on_step is not None:
+            spec.on_step(record)
 
-    data, warned = _load(data, seed, index), []
-    run_options |= {"on_step": on_step, "warn": warned.append}
+    data, warned = _load(data, spec.seed, index), []
+    options = {"data": data, "on_step": on_step, "warn": warned.append, "container": container}
     try:
-        return run_worker(target, spec, index, data=data, **run_options, **replica_options), warned
+        return run_worker(target, cluster_spec, index, **options, **spec.of_run(), **spec.of_replica()), warned
     except (TimeoutError, TaskLost) as error:
         # They say all that there is to say; IPython takes a second, and several on a busy machine, to format the way
         # that they have come through TensorFlow, and the client waits for that.
@@ -278,11 +249,12 @@ def _finish(sent):
 
     from mnistdist.training.shared_model import forget, read_shared_model
 
-    data, seed, replica_options = cloudpickle.loads(sent)
-    target, spec, index = _here()
-    shared = read_shared_model(target, spec, index, data=_load(data, seed, index), **replica_options)
+    data, spec, container = cloudpickle.loads(sent)
+    target, cluster_spec, index = _here()
+    options = spec.of_replica() | {"data": _load(data, spec.seed, index), "container": container}
+    shared = read_shared_model(target, cluster_spec, index, **options)
     with contextlib.suppress(Exception):  # tidying up must not lose the result
-        forget(target, index, replica_options["container"])
+        forget(target, index, container)
     return shared
 
 

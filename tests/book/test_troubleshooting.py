@@ -384,18 +384,16 @@ DIRECT = {
     "Must specify an explicit `task_index`: --task_index=0 for the first task of a job": lambda **_: usage(
         "--job_name=ps"
     ),
-    "--job_name: expected ps or worker, got …": lambda **_: usage("--job_name=chief", "--task_index=0"),
+    "--job_name: expected 'ps' or 'worker', got …": lambda **_: usage("--job_name=chief", "--task_index=0"),
     "--task_index: there is no … task …: --…_hosts names …, from 0 to …": worker("--task_index=7"),
     "--…: … is in --… already; each task has one of its own": worker("--worker_hosts=h:1,h:1"),
-    "--…: expected … or more, got …": worker("--batch_size=0"),
-    "--…: expected … or less, got …": worker("--batch_size=100000000"),
-    "--…: expected a number from … to …, got …": worker("--learning_rate=0"),
+    "…: expected an int of … or more, got …": worker("--batch_size=0"),
+    "…: expected an int of … or less, got …": worker("--batch_size=100000000"),
+    "…: expected a number from … to …, got …": worker("--learning_rate=0"),
     "--…: expected the name of a directory, got …": worker("--logdir="),
-    "--design: expected fast or listing, got …": worker("--design=slow"),
-    "flag --…=…: …": worker("--train_steps=many"),
-    "--replicas_to_aggregate: asynchronous training aggregates nothing; add --sync_replicas": worker(
-        "--replicas_to_aggregate=1"
-    ),
+    "…: expected 'fast' or 'listing', got …": worker("--design=slow"),
+    "…: expected True or False, got …": worker("--sync_replicas=perhaps"),
+    "…=… needs …: asynchronous training has no rounds": worker("--replicas_to_aggregate=1"),
     "--existing_servers: if the ps runs already, there is none to start; it is for workers": lambda **_: usage(
         "--job_name=ps", "--task_index=0", "--existing_servers"
     ),

@@ -80,7 +80,7 @@ def test_a_negation_takes_no_value(dashes, name, value):
         (["--sync_replicas", "False"], "expected flags only, --name=value; got 'False'"),
         (["--logdir", "--sync_replicas"], "--logdir: expected the name of a directory, got '--sync_replicas'"),
         (["--data_dir", "-h"], "--data_dir: expected the name of a directory, got '-h'"),
-        (["--batch_size=-0"], "--batch_size: expected 1 or more, got 0"),
+        (["--batch_size=-0"], "--batch_size: expected an int of 1 or more, got 0"),
         (["--learning_rate=-0.0"], "--learning_rate: expected a number from 1e-30 to 1e+30, got -0.0"),
         (["--batch_size=5", "--batch_size=6"], 6),
         (["--batch_size=\u0663"], 3),
@@ -189,7 +189,7 @@ def test_refusing_imports_no_tensorflow_and_shows_no_traceback():
     ]
     done = subprocess.run(command, capture_output=True, text=True, errors="surrogateescape")
     told = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
-    assert told == ["mnistdist.distributed: error: --design: expected fast or listing, got '\\udcff'"]
+    assert told == ["mnistdist.distributed: error: --design: expected 'fast' or 'listing', got '\\udcff'"]
     assert done.returncode == 1
     assert "absl" in done.stderr
     assert "tensorflow" not in done.stderr

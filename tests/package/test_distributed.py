@@ -47,11 +47,11 @@ def test_help_and_version_know_every_flag():
     [
         ([], "Must specify an explicit `job_name`"),
         (["--job_name=worker"], "Must specify an explicit `task_index`"),
-        (["--job_name=chief", "--task_index=0"], "--job_name: expected ps or worker, got 'chief'"),
+        (["--job_name=chief", "--task_index=0"], "--job_name: expected 'ps' or 'worker', got 'chief'"),
         (["--job_name=worker", "--task_index=7"], "--task_index: there is no worker task 7"),
         (["--job_name=worker", "--task_index=0", "--worker_hosts=a,b"], "--worker_hosts: 'a' is not an address"),
         (["--job_name=worker", "--task_index=0", "--worker_hosts=h:1,h:1"], "h:1 is in --worker_hosts already"),
-        (["--job_name=worker", "--task_index=0", "--batch_size=0"], "--batch_size: expected 1 or more, got 0"),
+        (["--job_name=worker", "--task_index=0", "--batch_size=0"], "--batch_size: expected an int of 1 or more, got 0"),
         (["--job_name=worker", "--task_index=0", "--train_steps=many"], "train_steps"),
         (["--no_such_flag=1"], "no_such_flag"),
     ],
@@ -338,7 +338,7 @@ def test_a_caller_of_the_launcher_that_is_interrupted_or_ended_leaves_no_task(tm
     ("flags", "message"),
     [
         (["--workers", "0"], "expected 1 or more, got 0"),
-        (["--batch_size=0"], "--batch_size: expected 1 or more"),
+        (["--batch_size=0"], "--batch_size: expected an int of 1 or more"),
         (["--job_name=ps"], "use --ps, --workers and --network"),
         (["--nonsense=1"], "nonsense"),
     ],

@@ -16,7 +16,7 @@ LAYERS = """
     training.designs.__init__ training.designs.cutting training.replica
     training.designs.batches training.designs.packing training.designs.fast
     training.logdir training.checkpoints training.round_runner training.session
-    training.worker training.shared_model training.calls training.client
+    training.worker training.shared_model training.calls training.spec training.client
     flags distributed launcher
 """
 

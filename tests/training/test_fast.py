@@ -8,8 +8,8 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from mnistdist import Cluster, DataSet, Datasets, Graph, read_data_sets, train
+from mnistdist.steps import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN
 from mnistdist.training import client as training
-from mnistdist.training.client import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN
 from mnistdist.training.designs.fast import build_fast_replica
 from mnistdist.training.worker import adam, build_replica
 

@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import struct
-import uuid
 import zlib
 from importlib import resources
 from pathlib import Path
@@ -22,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from mnistdist import _check
+from mnistdist._files import whole
 
 _NAMES = {  # and how many dimensions each has
     "train-images-idx3-ubyte": 3,
@@ -171,16 +171,8 @@ def _advice(directory, strangers, links):
 
 
 def _copy(source, target):
-    """Copy so that ``target`` is there whole or not at all, whoever does the same and whatever goes wrong."""
-    # Not by tempfile, whose files are closed to all but their owner.
-    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
-    with _naming(target):
-        try:
-            with source.open("rb") as reader, temporary.open("xb") as writer:
-                shutil.copyfileobj(reader, writer)
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with _naming(target), whole(target) as partial, source.open("rb") as reader, partial.open("xb") as writer:
+        shutil.copyfileobj(reader, writer)
 
 
 def _bad(path, expected, found):

@@ -1,7 +1,5 @@
 """What a training brings home. Free of TensorFlow, so that a notebook can receive it without importing that."""
 
-import contextlib
-import os
 import zipfile
 import zlib
 from dataclasses import dataclass, field
@@ -12,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mnistdist import _check
+from mnistdist._files import whole
 
 
 class Evaluation(NamedTuple):
@@ -150,18 +149,13 @@ class Run:
         path = Path(_check.path("path", path, "file"))
         if not path.name:
             raise ValueError(f"path: expected the name of a file, got {str(path)!r}")
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
-            with open(partial, "wb") as file:
+            with whole(path) as partial, open(partial, "wb") as file:
                 # Strings as bytes: NumPy would pickle objects, which restore() doesn't read.
                 values = {name: np.asarray(value) for name, value in self.model.variables.items()}
                 np.savez(file, **{name: v.astype("S") if v.dtype == object else v for name, v in values.items()})
-            os.replace(partial, path)
         except OSError as error:
             raise OSError(error.errno, f"can't save the model: {error.strerror}", str(path)) from None
-        finally:
-            with contextlib.suppress(OSError):  # a disk that is read-only says so again
-                partial.unlink()
         return path
 
 

@@ -161,8 +161,8 @@ def _check_data(data, books_model):
         data = str(Path(_check.path("data", data)).resolve())
         try:
             read_for_training(data)  # complains of what is wrong with it, and fills it when it is empty
-        except DataError:
-            raise
+        except DataError as error:
+            raise DataError(f"data: {error}") from None
         except ValueError as error:
             raise ValueError(f"data: {error}; pass read_data_sets(..., validation_size=...) instead") from None
         return data

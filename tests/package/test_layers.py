@@ -9,7 +9,7 @@ PACKAGE = Path(mnistdist.__file__).parent
 # A module may import, within functions too, what stands in a line above its own, or before it in its line.
 LAYERS = """
     _lazy __init__ errors
-    _check _wait style idx _interrupts _output steps datasets diagrams plots source results placement model
+    _check _wait _files style idx _interrupts _output steps datasets diagrams plots source results placement model
     cluster.__init__ cluster.child cluster.network cluster.pinning cluster.recovery cluster._ipyparallel
     cluster.nursery cluster.process_tree cluster.cluster
     training.__init__ training.tensorflow_private training.deadlines training.diagnosis training.heartbeat

@@ -134,7 +134,7 @@ def test_a_saved_model_is_restored_in_a_single_process(cluster, tmp_path):
         ({"steps": 1.5}, "steps: expected an int of 1 or more, got 1.5"),
         ({"steps": 1, "batch_size": 0}, "batch_size: expected an int of 1 or more, got 0"),
         ({"steps": 1, "replicas_to_aggregate": 2}, "needs sync=True"),
-        ({"steps": 1, "data": __file__}, "test_training.py"),
+        ({"steps": 1, "data": __file__}, "test_train.py"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_runs(cluster, arguments, message):

@@ -79,9 +79,8 @@ def placement(ops, *, limit: int = 12) -> Figure:
     top = height - 0.05
     for row, count in zip(rows, lines, strict=True):
         for column, device in enumerate(row):
-            _list_box(
-                axes, column * WIDTH / columns + 0.05, top, WIDTH / columns - 0.1, count, device, devices[device], limit
-            )
+            place = column * WIDTH / columns + 0.05, top, WIDTH / columns - 0.1, count
+            _list_box(axes, place, device, devices[device], limit)
         top -= 0.55 + LINE * count
     return figure
 
@@ -94,8 +93,12 @@ def _short(device):
     return " ".join([task, *kinds]).strip() or "no device asked for"
 
 
-def _list_box(axes, left, top, width, lines, device, ops, limit):
-    """Draws one device: its name, then up to ``limit`` of its ops, each with its type at the right."""
+def _list_box(axes, place, device, ops, limit):
+    """Draws one device: its name, then up to ``limit`` of its ops, each with its type at the right.
+
+    ``place`` is the left end, the top, the width, and how many lines there are.
+    """
+    left, top, width, lines = place
     fill, ink = BOX.get(device.split(":")[0], (WAITING, INK))
     bottom = top - 0.4 - LINE * lines
     axes.add_patch(Rectangle((left, bottom), width, top - bottom, facecolor="none", edgecolor=fill, linewidth=1.5))

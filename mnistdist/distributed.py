@@ -1,4 +1,4 @@
-"""The program of the text: one task of a cluster that trains on MNIST.
+"""The classic program: one task of a cluster that trains on MNIST.
 
 Start one process for each task, with the same addresses, and each with its own --job_name and --task_index:
 
@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 import time
+from types import SimpleNamespace
 
 from mnistdist import __version__
 from mnistdist._output import complain, guarded, say
@@ -86,22 +87,15 @@ def _serve(flags, spec):
 
 
 def _work(flags, spec):
-    """Be a worker: train, evaluate, and tell what the text's program tells."""
+    """Be a worker: train, evaluate, and tell what the classic program tells."""
     started = time.monotonic()
     if flags.logdir is not None and flags.task_index == 0:
         prepare(flags.logdir, "--logdir")
     data = _read_data(flags)
     _introduce(flags)
     index = flags.task_index
-    if flags.existing_servers:
-        _import_tensorflow()
-        address, device = spec["worker"][index], "gpu:0" if flags.num_gpus != 0 else "cpu:0"
-        target = f"grpc://{address}"
-        say(f"Using existing server at: {target}")
-        wait_for_address(address, flags.wait_timeout, what=f"the existing server of worker:{index}")
-    else:
-        server, device = _start_server(flags, spec)
-        target = server.target
+    # The worker's own server has to live as long as this function: it ends with the object.
+    server, device = (_existing_server if flags.existing_servers else _start_server)(flags, spec)
     from mnistdist.model import build_model
     from mnistdist.training.heartbeat import Presence
     from mnistdist.training.session import wait_for_ps
@@ -129,13 +123,13 @@ def _work(flags, spec):
             raise TimeoutError(f"{error}: is it running, and is its address in --ps_hosts right?") from None
 
     wait(spec | {"ps": spec["ps"][:1]})
-    presence, own = Presence(target, spec, index, flags.wait_timeout), shared(flags, spec)
+    presence, own = Presence(server.target, spec, index, flags.wait_timeout), shared(flags, spec)
     on_late_chief = functools.partial(on_wait, "worker:0", spec["worker"][0])
     presence.compare(own, functools.partial(_compare, flags, own), on_late_chief, flags.existing_servers)
     wait(spec)
     with presence:
         result = run_worker(
-            target,
+            server.target,
             spec,
             index,
             data=data,
@@ -159,6 +153,15 @@ def _work(flags, spec):
     if result.validation is not None:  # or it has been said why
         say(f"After {result.global_step} training step(s), validation cross entropy = {result.validation.loss:g}")
         say(f"validation accuracy = {result.validation.accuracy:g}")
+
+
+def _existing_server(flags, spec):
+    """What stands for the server that runs at this worker's address, and the name of the worker's device."""
+    _import_tensorflow()
+    address = spec["worker"][flags.task_index]
+    say(f"Using existing server at: grpc://{address}")
+    wait_for_address(address, flags.wait_timeout, what=f"the existing server of worker:{flags.task_index}")
+    return SimpleNamespace(target=f"grpc://{address}"), "gpu:0" if flags.num_gpus != 0 else "cpu:0"
 
 
 def _compare(flags, own, found):

@@ -68,7 +68,7 @@ def _busy(tasks, seconds):
     )
 
 
-def on_workers(cluster, function, indices, arguments, step_timeout, held, *, steps=None, restarts=0, restores=False):
+def on_workers(cluster, function, indices, arguments, *, step_timeout, held, steps=None, restarts=0, restores=False):
     """Run ``function`` in some workers at once; returns their answers, in that order.
 
     Args:

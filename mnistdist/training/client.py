@@ -127,12 +127,12 @@ def train(
         spec.logdir = str(Path(spec.logdir).resolve())  # the tasks have a working folder of their own
         prepare(spec.logdir)
     sent = data, spec, f"train-{os.getpid()}-{next(_runs)}"
-    watch = {"steps": spec.steps, "restarts": spec.restarts, "restores": spec.logdir is not None}
+    outlived = {"steps": spec.steps, "restarts": spec.restarts, "restores": spec.logdir is not None}
     with HeldInterrupts() as held, idle_workers(cluster, spec.step_timeout, held):
-        refusal = None
+        refusal, watched = None, {"step_timeout": spec.step_timeout, "held": held}
         try:
             if build_graph is not None or optimizer is not None:
-                ((refusal, why),) = on_workers(cluster, _try, [0], sent, spec.step_timeout, held)
+                ((refusal, why),) = on_workers(cluster, _try, [0], sent, **watched)
                 if why and (spec.local_steps != 1 or spec.steps_per_run is not None):
                     refusal = f"{why}: that needs design='listing', without local_steps or steps_per_run"
                 elif why:
@@ -140,9 +140,9 @@ def train(
                     spec.design = "listing"
             if refusal is not None:
                 raise ValueError(refusal)
-            results = on_workers(cluster, _train, range(workers), sent, spec.step_timeout, held, **watch)
+            results = on_workers(cluster, _train, range(workers), sent, **watched, **outlived)
             results, warned = zip(*results, strict=True)
-            (shared,) = on_workers(cluster, _finish, [0], sent, spec.step_timeout, held)
+            (shared,) = on_workers(cluster, _finish, [0], sent, **watched)
         except BaseException:
             if refusal is None and cluster.alive:
                 cluster.restart()  # the other workers may be in the middle of a step, which nothing interrupts

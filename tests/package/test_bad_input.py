@@ -333,7 +333,7 @@ def test_numbers_of_numpy_are_taken_and_become_pythons(kind, monkeypatch):
     def sent(**options):
         calls = []
 
-        def on_workers(cluster, function, indices, arguments, step_timeout, held, **watch):
+        def on_workers(cluster, function, indices, arguments, *, step_timeout, held, **watch):
             calls.append((arguments, step_timeout, watch))
             return [(None, ())]
 

@@ -51,7 +51,10 @@ def test_help_and_version_know_every_flag():
         (["--job_name=worker", "--task_index=7"], "--task_index: there is no worker task 7"),
         (["--job_name=worker", "--task_index=0", "--worker_hosts=a,b"], "--worker_hosts: 'a' is not an address"),
         (["--job_name=worker", "--task_index=0", "--worker_hosts=h:1,h:1"], "h:1 is in --worker_hosts already"),
-        (["--job_name=worker", "--task_index=0", "--batch_size=0"], "--batch_size: expected an int of 1 or more, got 0"),
+        (
+            ["--job_name=worker", "--task_index=0", "--batch_size=0"],
+            "--batch_size: expected an int of 1 or more, got 0",
+        ),
         (["--job_name=worker", "--task_index=0", "--train_steps=many"], "train_steps"),
         (["--no_such_flag=1"], "no_such_flag"),
     ],

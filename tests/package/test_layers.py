@@ -68,3 +68,33 @@ def test_the_imports_are_found():
     """Those that stand in functions, lazy names of a package, and names of a module."""
     assert "plots" in imported(PACKAGE / "results.py")
     assert {"training.deadlines", "training.tensorflow_private"} <= imported(PACKAGE / "training" / "checkpoints.py")
+
+
+# Reasons for what may be larger, by module and function.
+EXCEPTIONS = {}
+
+
+def functions(path):
+    """Each function's name and node."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node
+
+
+def lines_of(function):
+    """How many lines a function's statements have, without its docstring and signature."""
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+
+
+def test_no_module_and_no_function_is_larger_than_one_reading():
+    large = []
+    for name, path in modules().items():
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 300:
+            large.append(f"{name}: {lines} lines")
+        for function in functions(path):
+            positional = [each.arg for each in function.args.posonlyargs + function.args.args]
+            taken = len([each for each in positional if each not in ("self", "cls")])
+            if lines_of(function) > 60 or taken > 5:
+                large.append(f"{name}.{function.name}: {lines_of(function)} lines, {taken} positional parameters")
+    assert sorted(each for each in large if each.partition(":")[0] not in EXCEPTIONS) == []

@@ -1,4 +1,4 @@
-"""The network of the text: 784 inputs, one hidden layer of rectified linear units, 10 probabilities.
+"""The classic program's network: 784 inputs, one hidden layer of rectified linear units, 10 probabilities.
 
 Op for op as in the program that the book studies, weaknesses included, which the chapter "Data and model" measures:
 a loss that is summed over the batch, and a clip that keeps the logarithm from zero.

@@ -14,7 +14,7 @@ from mnistdist._files import whole
 
 
 class Evaluation(NamedTuple):
-    """Loss (for the text's model, cross entropy summed over the examples) and accuracy on a whole data set."""
+    """Loss (the classic program's is cross entropy, summed over the examples) and accuracy on a whole data set."""
 
     loss: float
     accuracy: float

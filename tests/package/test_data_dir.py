@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -254,25 +253,3 @@ mount -o remount,bind,ro "$2"
     assert empty == f"[Errno 30] Read-only file system: '{tmp_path}/empty/train-images-idx3-ubyte.gz'"
     assert new == f"[Errno 30] Read-only file system: '{tmp_path}/new'"
     assert full.startswith("Datasets(train=DataSet(55000 examples")
-
-
-def test_the_wheel_holds_the_data_and_its_notice(tmp_path):
-    source = tmp_path / "source"
-    shutil.copytree(ROOT / "mnistdist", source / "mnistdist", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    command = [sys.executable, "-m", "pip", "wheel", str(source), "--no-deps", "-w", str(tmp_path)]
-    probe = "import setuptools; assert int(setuptools.__version__.split('.')[0]) >= 77"
-    if run(probe).returncode == 0:
-        command.append("--no-build-isolation")
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        held = {name: archive.read(name) for name in archive.namelist()}
-    for name in [*ZIPPED, "NOTICE.md"]:
-        assert held[f"mnistdist/data/{name}"] == (DATA / name).read_bytes()
-    assert any(name.endswith("dist-info/licenses/mnistdist/data/NOTICE.md") for name in held)
-    zipped_import = f"import sys; sys.path.insert(0, {str(wheel)!r})\n{READ}"
-    assert run(zipped_import, str(tmp_path / "filled")).stdout.startswith("Datasets(train=DataSet(55000")
-    assert names_in(tmp_path / "filled") == ZIPPED

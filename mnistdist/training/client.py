@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -101,27 +102,11 @@ def train(
             run = train(cluster, steps=200, sync=True, seed=1)
             print(run.test.accuracy)
     """
+    given = locals()
     if not hasattr(type(cluster), "workers"):
         raise TypeError(f"cluster: expected a running Cluster, got {cluster!r}")
     workers = [task.job for task in cluster.tasks].count("worker")
-    spec = TrainSpec(
-        steps=steps,
-        sync=sync,
-        replicas_to_aggregate=replicas_to_aggregate,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        optimizer=optimizer,
-        build_graph=build_graph,
-        seed=seed,
-        on_step=on_step,
-        step_timeout=step_timeout,
-        design=design,
-        local_steps=local_steps,
-        steps_per_run=steps_per_run,
-        logdir=logdir,
-        save_steps=save_steps,
-        restarts=restarts,
-    )
+    spec = TrainSpec(**{field.name: given[field.name] for field in fields(TrainSpec)})
     data = _check_data(data, build_graph is None)
     if spec.logdir is not None:
         spec.logdir = str(Path(spec.logdir).resolve())  # the tasks have a working folder of their own

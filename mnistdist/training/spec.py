@@ -34,22 +34,15 @@ class TrainSpec:
         """Check the arguments, and make Python's numbers of NumPy's."""
         for field in fields(self):
             optional = field.default is None or field.name == "step_timeout"
-            if (
-                field.name != "learning_rate" or self.optimizer is None
-            ):  # one of the reader's own may take what it likes
-                value = _check.argument(field.name, getattr(self, field.name), optional=optional)
-                setattr(self, field.name, value)
-        _check_sent(
-            optimizer=self.optimizer,
-            build_graph=self.build_graph,
-            on_step=self.on_step,
-            learning_rate=self.learning_rate,
-        )
+            if field.name == "learning_rate" and self.optimizer is not None:
+                continue  # an optimizer of the reader's own may take what it likes
+            setattr(self, field.name, _check.argument(field.name, getattr(self, field.name), optional=optional))
+        for name in "optimizer", "build_graph", "on_step", "learning_rate":
+            _check_sent(name, getattr(self, name))
         check_rounds(self.sync, self.replicas_to_aggregate)
-        if self.design != "fast" and self.local_steps != 1:
-            _check.needs("local_steps", self.local_steps, "design='fast'", "the listing's makes one step a run")
-        if self.design != "fast" and self.steps_per_run is not None:
-            _check.needs("steps_per_run", self.steps_per_run, "design='fast'", "the listing's makes one step a run")
+        for name, without in ("local_steps", 1), ("steps_per_run", None):
+            if self.design != "fast" and getattr(self, name) != without:
+                _check.needs(name, getattr(self, name), "design='fast'", "the listing's makes one step a run")
         if self.sync and self.local_steps != 1:
             _check.needs("local_steps", self.local_steps, "sync=False", "a round takes one gradient of each batch")
         if self.local_steps > self.steps:
@@ -76,14 +69,13 @@ def check_rounds(sync, replicas, name="replicas_to_aggregate", needed="sync=True
         _check.needs(name, replicas, needed, "asynchronous training has no rounds")
 
 
-def _check_sent(**values):
+def _check_sent(name, value):
     """What goes to the workers must be something that can be sent, and a function but for the learning rate."""
     import cloudpickle
 
-    for name, value in values.items():
-        if not callable(value) and value is not None and name != "learning_rate":
-            raise TypeError(f"{name}: expected a function or None, got {_check.got(value)}")
-        try:
-            cloudpickle.dumps(value)
-        except Exception as error:  # whatever an object's own pickling raises
-            raise TypeError(f"{name}: it can't be sent to the workers: {error}") from None
+    if not callable(value) and value is not None and name != "learning_rate":
+        raise TypeError(f"{name}: expected a function or None, got {_check.got(value)}")
+    try:
+        cloudpickle.dumps(value)
+    except Exception as error:  # whatever an object's own pickling raises
+        raise TypeError(f"{name}: it can't be sent to the workers: {error}") from None

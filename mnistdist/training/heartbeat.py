@@ -152,8 +152,7 @@ class _Line:
             return
         other = f"does a TensorFlow server of this very cluster answer as {self._ps} at {self._address}?"
         try:
-            late = f"no session within {timeout:g} s: {other}"
-            self._session = within(timeout, self._connect, late)
+            self._session = within(timeout, self._connect, f"no session within {timeout:g} s: {other}")
         except tf.errors.OpError as error:
             raise ConnectionError(f"no session: {other} ({gist(error)})") from error
 
@@ -274,8 +273,7 @@ def attend(target, cluster_spec, ps_index, *, linger, patience=600, on_wait=None
     roll = Roll(len(cluster_spec["worker"]), linger)
     with tf.Graph().as_default() as graph:
         word, notice = _queue(ps_index).dequeue(), _Notice(ps_index)
-    config = tf.ConfigProto(device_filters=[f"/job:ps/task:{ps_index}"])
-    session = tf.Session(target, graph=graph, config=config)
+    session = tf.Session(target, graph=graph, config=tf.ConfigProto(device_filters=[f"/job:ps/task:{ps_index}"]))
 
     def listen():
         while True:

@@ -93,20 +93,14 @@ def run_worker(
     from the last checkpoint, once the ps has been started again. What was done after that checkpoint began is lost.
 
     ``target``, ``cluster_spec``, ``task_index`` and ``wait_timeout`` are those of :func:`worker_session`, ``steps``,
-    ``batch_size`` and ``on_step`` those of :func:`train_loop`, ``save_steps`` is that of :func:`mnistdist.train`.
+    ``batch_size`` and ``on_step`` those of :func:`train_loop`, and ``step_timeout``, ``save_steps`` and ``design``
+    those of :func:`mnistdist.train`. ``replica_options`` are for the function that builds the replica.
 
-    Args:
-        data: ``train`` and ``validation`` sets, as ``mnistdist.read_data_sets(one_hot=True)`` returns; ``validation``
-            may be None. If ``train`` has a method ``reseed`` (see :class:`~mnistdist.DataSet`), each start of a worker
-            draws batches in an order of its own.
-        logdir: Folder in which worker 0 keeps checkpoints, and from which it restores the last whole one; None for
-            none. Worker 0 holds the folder until it ends.
-        step_timeout: Seconds that one step may take; None for any.
-        say: Called with the lines that the classic program prints.
-        warn: Called with what the user should hear of; None for ``say``.
-        design: ``"fast"`` or ``"listing"``: what builds the replica, :func:`build_fast_replica` or
-            :func:`build_replica`.
-        **replica_options: Further arguments of that function.
+    ``data`` has ``train`` and ``validation`` sets, as ``mnistdist.read_data_sets(one_hot=True)`` returns them;
+    ``validation`` may be None. If ``train`` has a method ``reseed`` (see :class:`~mnistdist.DataSet`), each start of a
+    worker draws batches in an order of its own. Worker 0 keeps checkpoints in the folder ``logdir``, unless that is
+    None, begins with the last whole one, and holds the folder until it ends. ``say`` gets the lines that the classic
+    program prints, and ``warn``, or else ``say``, what the user should hear of.
 
     Raises:
         TimeoutError: a ps, worker 0 or the rest of a round did not come in time.

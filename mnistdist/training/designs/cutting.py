@@ -37,22 +37,21 @@ class Function:
             self._made[salt * self._random] = self._define(salt)
         inputs = [given.get(tensor.ref(), tensor) for tensor in self.inputs]
         types = [tensor.dtype.base_dtype for tensor in self.outputs]
-        name, attrs = self._made[salt * self._random], None
-        if "/job:ps" not in self.device:
-            # Called by its name, a function runs on one device: its handles and all its ops have to be there.
-            value, many = attr_value_pb2.AttrValue, attr_value_pb2.AttrValue.ListValue
-            attrs = {"f": value(func=attr_value_pb2.NameAttrList(name=name))}
-            attrs["Tin"] = value(list=many(type=[tensor.dtype.base_dtype.as_datatype_enum for tensor in inputs]))
-            attrs["Tout"] = value(list=many(type=[each.as_datatype_enum for each in types]))
-            name = "StatefulPartitionedCall"
+        name = self._made[salt * self._random]
         with tf.device(self.device):
-            op = tf.get_default_graph().create_op(name, inputs, types, attrs=attrs, name="call")
+            if "/job:ps" in self.device:
+                op = tf.get_default_graph().create_op(name, inputs, types, name="call")
+            else:  # called by its name, a function runs on one device: its handles and all its ops have to be there
+                f = attr_value_pb2.NameAttrList(name=name)
+                made = tf.raw_ops.StatefulPartitionedCall(args=inputs, Tout=types, f=f, name="call")
+                op = made[0].op if types else made
         for tensor, value in zip(self.outputs, op.outputs, strict=True):
             value.set_shape(tensor.shape)
         return op, {tensor.ref(): value for tensor, value in zip(self.outputs, op.outputs, strict=True)}
 
     def _define(self, salt):
         function, names, inside = function_pb2.FunctionDef(), {}, {op.name for op in self.ops}
+        self._known, self._copies, self._random = functions(tf.get_default_graph()), {}, False
         function.signature.name = f"mnistdist_{self._name}_{salt}"
         function.signature.is_stateful = function.attr["_noinline"].b = True
         for index, tensor in enumerate(self.inputs):
@@ -60,11 +59,10 @@ class Function:
             function.signature.input_arg.add(name=names[tensor.name], type=tensor.dtype.as_datatype_enum)
         for op in self.ops:
             names |= _outputs_in_function(op)
-        library = _Copies(function.signature.name, salt)
         for op in self.ops:
             node = function.node_def.add()
             node.CopyFrom(op.node_def)
-            library.free(node)
+            self._free(node, salt)
             controls = [each for each in node.input if each.startswith("^") and each[1:] in inside]
             del node.input[:]
             node.input.extend([names[tensor.name] for tensor in op.inputs] + controls)
@@ -76,9 +74,31 @@ class Function:
             if op not in taken:  # or what leads to no output would not be run
                 function.signature.control_output.append(op.name)
                 function.control_ret[op.name] = op.name
-        add_functions([function, *library.copies.values()])
-        self._random = library.random
+        add_functions([function, *self._copies.values()])
+        del self._known, self._copies  # or they would live as long as the graph does
         return function.signature.name
+
+    def _free(self, node, salt):
+        """Let a node, and copies of the functions that it calls, run where they are called, with seeds of their own."""
+        node.device, node.op = "", self._copy(node.op, salt)
+        node.attr.pop("_class", None)
+        if "seed2" in node.attr and (node.attr["seed"].i or node.attr["seed2"].i):  # without one, each draws its own
+            node.attr["seed2"].i += salt * 1_000_003  # far from the seeds of other ops
+            self._random = True
+        for attr in node.attr.values():
+            for each in [attr.func] * attr.HasField("func") + list(attr.list.func):
+                each.name = self._copy(each.name, salt)
+
+    def _copy(self, name, salt):
+        if name not in self._known:
+            return name
+        if name not in self._copies:
+            self._copies[name] = copy = function_pb2.FunctionDef()
+            copy.CopyFrom(self._known[name])
+            copy.signature.name = f"mnistdist_{self._name}_{salt}_{name}"
+            for node in copy.node_def:
+                self._free(node, salt)
+        return self._copies[name].signature.name
 
 
 def _outputs_in_function(op):
@@ -89,33 +109,3 @@ def _outputs_in_function(op):
         for index in range(many if arg.number_attr or arg.type_list_attr else 1):
             names[next(outputs).name] = f"{op.name}:{arg.name}:{index}"
     return names
-
-
-class _Copies:
-    """Nodes, and copies of the functions that they call, that run where they are called, with seeds of their own."""
-
-    def __init__(self, prefix, salt):
-        self._known, self._prefix, self._salt = functions(tf.get_default_graph()), prefix, salt
-        self.copies, self.random = {}, False
-
-    def free(self, node):
-        """Ask for no device and no neighbour."""
-        node.device, node.op = "", self._copy(node.op)
-        node.attr.pop("_class", None)
-        if "seed2" in node.attr and (node.attr["seed"].i or node.attr["seed2"].i):  # without one, each draws its own
-            node.attr["seed2"].i += self._salt * 1_000_003  # far from the seeds of other ops
-            self.random = True
-        for attr in node.attr.values():
-            for each in [attr.func] * attr.HasField("func") + list(attr.list.func):
-                each.name = self._copy(each.name)
-
-    def _copy(self, name):
-        if name not in self._known:
-            return name
-        if name not in self.copies:
-            self.copies[name] = copy = function_pb2.FunctionDef()
-            copy.CopyFrom(self._known[name])
-            copy.signature.name = f"{self._prefix}_{name}"
-            for node in copy.node_def:
-                self.free(node)
-        return self.copies[name].signature.name

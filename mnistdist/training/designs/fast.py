@@ -111,7 +111,7 @@ def _devices(cluster_spec, worker):
 
 
 def _copies(step, opt):
-    """A worker's copies of the variables that a step uses: those that it pulls, and those of an optimizer of its own."""
+    """A worker's copies of the variables that a step uses: those that it pulls, and those of its own optimizer."""
     used, kept = step.forward.variables, set()
     if opt is not None:
         state = getattr(opt, "variables", ())

@@ -28,16 +28,12 @@ def build_replica(
 ):
     """Build one worker's copy of the graph: variables on the ps tasks, everything else on the worker.
 
-    What a model and a training are is said as for :func:`mnistdist.train`: by ``build_graph``, ``optimizer``,
-    ``learning_rate``, ``sync``, ``replicas_to_aggregate`` and ``seed``. Every worker must make the same variables, with
-    the same names in the same order: that is how they share them.
-
-    Args:
-        cluster_spec: ``{"ps": [...], "worker": [...]}``.
-        task_index: Which worker this is.
-        device: The worker's device within its task. Where it has no such one, TensorFlow takes the CPU (the session's
-            ``allow_soft_placement``).
-        container: Name under which the ps tasks keep the variables; another name is a fresh start.
+    ``cluster_spec`` is ``{"ps": [...], "worker": [...]}``, and ``task_index`` says which worker this is.
+    ``build_graph``, ``optimizer``, ``learning_rate``, ``sync``, ``replicas_to_aggregate`` and ``seed`` are those of
+    :func:`mnistdist.train`. Every worker must make the same variables, with the same names in the same order: that is
+    how they share them. The ps tasks keep the variables under the name ``container``; another name is a fresh start.
+    ``device`` is the worker's device within its task. Where it has no such one, TensorFlow takes the CPU (the session's
+    ``allow_soft_placement``).
     """
     place, worker = replica_devices(cluster_spec, task_index, device), worker_device(task_index, device)
     workers = len(cluster_spec["worker"])

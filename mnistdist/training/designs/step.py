@@ -1,4 +1,4 @@
-"""A step, cut in two: from a batch to the gradients, for the worker, and from the gradients to the update, for the ps."""
+"""A step in two parts: from a batch to the gradients, for the worker; from them to the update, for the ps."""
 
 import tensorflow.compat.v1 as tf
 

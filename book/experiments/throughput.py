@@ -1,9 +1,9 @@
 """Updates a second and seconds to 97% validation accuracy, design by design, as ratios to the listing's in one run.
 
 ``python -m book.experiments.throughput [--repeats 3] [--json FILE]``: in each repeat, with a seed of its own, every
-design trains the text's network in turn, on one ps and two workers (one worker with all cores where it says one
-process). The parameters are noted every 250 updates and evaluated afterwards, so that evaluation costs no time;
-the accuracy is reached at the first of two evaluations in a row at 97% or above.
+design trains the classic program's network in turn, on one ps and two workers (one worker with all cores where it says
+one process). The parameters are noted every 250 updates and evaluated afterwards, so that evaluation costs no time; the
+accuracy is reached at the first of two evaluations in a row at 97% or above.
 """
 
 import argparse

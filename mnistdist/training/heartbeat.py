@@ -258,14 +258,9 @@ class Roll:
 def attend(target, cluster_spec, ps_index, *, linger, patience=600, on_wait=None, check=None):
     """Wait on a ps until its workers need it no more; returns the set of those that have finished.
 
-    Args:
-        target: The ps's own server's target.
-        cluster_spec: ``{"ps": [...], "worker": [...]}``.
-        ps_index: Which ps this is.
-        linger: Seconds of silence after which a worker counts as gone.
-        patience: Seconds to wait for the first word of any worker.
-        on_wait: Called about ten times a second, until that first word, with the seconds that are left.
-        check: Called with worker 0's flags when it has left them here; may raise.
+    ``target`` is that of the ps's own server. A worker counts as gone after ``linger`` seconds of silence. The first
+    word of any may take ``patience`` seconds; until then, ``on_wait`` is called about ten times a second with the
+    seconds that are left. ``check`` is called with worker 0's flags when it has left them here, and may raise.
 
     Raises:
         TimeoutError: there was no such word.

@@ -93,8 +93,21 @@ def replica_graph(place, worker, *, build_graph, task_index, seed, container):
 
 
 def common_parts(global_step, task_index, workers):
-    """Those fields of a :class:`Replica` that are the same in every design, when all shared variables are there."""
-    starts, count_start = _count_starts(global_step, task_index, workers)
+    """Those fields of a :class:`Replica` that are the same in every design, when all shared variables are there.
+
+    The count of each worker's starts begins with the global step that a training goes on from, so that the parts of a
+    training have different numbers. It is in no checkpoint, which would bring back the numbers of an earlier part.
+    """
+    room = max(workers, 1000)  # on servers that outlive a training, the next one may have more workers
+    with tf.device(global_step.device):
+        none_yet = tf.fill([room], global_step.read_value())
+        # By tf.get_variable(), it would follow what build_graph() has set for the outermost variable_scope.
+        starts = tf.Variable(none_yet, name="mnistdist_starts", trainable=False, collections=[])
+        before = tf.identity(starts.read_value()[task_index])
+        with tf.control_dependencies([before]):
+            one_more = starts.scatter_add(tf.IndexedSlices(tf.constant(1, tf.int64), task_index))
+        with tf.control_dependencies([one_more]):
+            count_start = tf.identity(before)
     return {
         "graph": tf.get_default_graph(),
         "global_step": global_step,
@@ -132,24 +145,6 @@ def count_update(global_step, update, times=1):
             with tf.control_dependencies([update]):
                 update = tf.raw_ops.ResourceCountUpTo(resource=global_step.handle, limit=limit, T=tf.int64)
         return tf.add(update, 1, name="global_step_after")
-
-
-def _count_starts(global_step, task_index, workers):
-    """The variable that counts how often each worker has started, and the op that counts one; see :class:`Replica`.
-
-    It begins with the global step that a training goes on from, so that the parts of a training have different numbers.
-    It is in no checkpoint, which would bring back the numbers of an earlier part.
-    """
-    room = max(workers, 1000)  # on servers that outlive a training, the next one may have more workers
-    with tf.device(global_step.device):
-        none_yet = tf.fill([room], global_step.read_value())
-        # By tf.get_variable(), it would follow what build_graph() has set for the outermost variable_scope.
-        starts = tf.Variable(none_yet, name="mnistdist_starts", trainable=False, collections=[])
-        before = tf.identity(starts.read_value()[task_index])
-        with tf.control_dependencies([before]):
-            one_more = starts.scatter_add(tf.IndexedSlices(tf.constant(1, tf.int64), task_index))
-        with tf.control_dependencies([one_more]):
-            return starts, tf.identity(before)
 
 
 def resource_variables(worker):

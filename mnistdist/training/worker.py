@@ -131,7 +131,9 @@ def run_worker(
                         started = True
                     say(_beginning(session, replica, records, wait_timeout))
                     train_loop(session, replica, data.train, on_step=after_step, **loop)
-                    seconds = _tell_end(records, say)
+                    seconds = time.monotonic() - records[0].start if records else 0.0
+                    say(f"Training ends @ {time.time():f}")
+                    say(f"Training elapsed time: {seconds:f} s")
                     now = int(timed_run(session, replica.global_step, wait_timeout))
                     if checkpoints is not None:
                         checkpoints.save(now)
@@ -179,11 +181,3 @@ def _beginning(session, replica, records, timeout):
     reached, now = records[-1].global_step_after, timed_run(session, replica.global_step, timeout)
     lost = f"{reached - now} steps are lost" if reached > now else "no step is lost"
     return f"Worker {records[-1].worker}: training goes on from global step {now}: {lost}"
-
-
-def _tell_end(records, say):
-    """Says how long the training took, which it returns in seconds."""
-    seconds = time.monotonic() - records[0].start if records else 0.0
-    say(f"Training ends @ {time.time():f}")
-    say(f"Training elapsed time: {seconds:f} s")
-    return seconds

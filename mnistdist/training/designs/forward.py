@@ -35,14 +35,8 @@ def evaluation(model, worker):
     stops = {each.op for each in inputs} | large_constants(tf.get_default_graph().get_operations())
     for name, outputs in (("prediction", [model.y]), ("evaluation", [model.loss, model.accuracy])):  # y needs no y_
         ops = behind([each.op for each in outputs], stops)
-        forward = Forward(name, ops, made_by(ops, outputs), model, worker)
+        forward = Forward(name, ops, [each for each in outputs if each.op in ops], model, worker)
         twins = Twins(name, forward.variables, worker)
         with tf.control_dependencies(twins.fill(twins.pull())[1]):
             made |= forward.call(twins.handles, inputs)[1]
     return Graph(*inputs, *(made.get(each.ref(), each) for each in (model.y, model.loss, model.accuracy)))
-
-
-def made_by(ops, tensors):
-    """Those of the tensors that these ops make."""
-    inside = set(ops)
-    return [tensor for tensor in tensors if tensor.op in inside]

@@ -3,7 +3,7 @@
 import tensorflow.compat.v1 as tf
 
 from mnistdist.training.designs.cutting import CannotCut, Function
-from mnistdist.training.designs.forward import Forward, made_by
+from mnistdist.training.designs.forward import Forward
 from mnistdist.training.designs.packing import Pack, ps_device
 from mnistdist.training.graph import PYTHON, behind, is_handle, large_constants, looked_up_by, written_by
 from mnistdist.training.replica import refuse_placeholders
@@ -15,9 +15,9 @@ TABLE = 1 << 20  # elements; to pull so many takes longer than a whole step of t
 class Step:
     """A step of the listing's graph in two parts.
 
-    ``crossing`` are the tensors that the second needs of the first, ``pushes`` how they travel, ``written`` how
-    the model itself writes variables, and ``sparse`` the sparse gradients with their variables, by the
-    ``ref()`` of their values.
+    ``crossing`` are the tensors that the second needs of the first, ``pushes`` how they travel, ``written`` how the
+    model itself writes variables, and ``sparse`` the sparse gradients with their variables, by the ``ref()`` of their
+    values.
     """
 
     def __init__(self, model, pairs, update, worker, local):
@@ -40,7 +40,8 @@ class Step:
                 raise CannotCut("the optimizer calls a Python function, which is in the worker")
         crossing = {t.ref(): (t, part.device) for _, part in self.backward for t in part.inputs if t.op in inside}
         self.crossing = [tensor for tensor, _ in crossing.values()]
-        self.forward = Forward("forward", forward, [model.loss, *made_by(forward, self.crossing)], model, worker)
+        outputs = [model.loss, *(tensor for tensor in self.crossing if tensor.op not in stops)]
+        self.forward = Forward("forward", forward, outputs, model, worker)
         self.sparse = {g.values.ref(): (g, v) for g, v, _ in flat if isinstance(g, tf.IndexedSlices)}
         alone = [part.ref() for g, _, parts in flat if isinstance(g, tf.IndexedSlices) for part in parts]
         self.pushes = Pack(self.crossing, [device for _, device in crossing.values()], alone)

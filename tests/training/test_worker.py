@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
+from book.experiments.listing import build_listing
+from mnistdist import read_data_sets
 from mnistdist.training import build_replica, train_loop
 from mnistdist.training.replica import MadeStep, Rounds
 
@@ -130,6 +132,21 @@ def test_the_end_of_the_readers_own_dataset_is_not_taken_for_the_end_of_the_trai
     rest.message = "End of sequence"
     with pytest.raises(tf.errors.OutOfRangeError, match="End of sequence"):
         train_loop(rest, replica, Batches(), task_index=0, steps=10)
+
+
+def test_the_listing_that_all_is_compared_with_trains_in_this_loop():
+    data = read_data_sets(one_hot=True, seed=1).train
+    replica = build_listing(SPEC, 0, alone=True, seed=1)
+    with replica.graph.as_default(), tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        made = train_loop(session, replica, data, task_index=0, steps=3)
+    assert made[-1].global_step_after >= 3
+
+
+def test_the_listing_that_all_is_compared_with_has_what_a_session_of_the_chief_needs():
+    replica = build_listing(SPEC, 0, sync=True)
+    ops = [replica.reset_starts, *replica.rounds]
+    assert [op.graph for op in ops] == [replica.graph] * 4
 
 
 def devices(replica):

@@ -79,8 +79,8 @@ def _serve(flags, spec):
             said += 60
             say(f"ps {flags.task_index}: no worker has come yet ({left:.0f} s left)")
 
-    compare = functools.partial(_compare, flags, shared(flags, spec))
-    if not attend(server.target, spec, flags.task_index, flags.ps_linger, patience, on_wait, compare):
+    options = {"on_wait": on_wait, "check": functools.partial(_compare, flags, shared(flags, spec))}
+    if not attend(server.target, spec, flags.task_index, linger=flags.ps_linger, patience=patience, **options):
         raise TimeoutError(
             f"every worker has been silent for {flags.ps_linger:g} s (--ps_linger), and none has finished"
         )
@@ -125,7 +125,8 @@ def _work(flags, spec):
     wait(spec | {"ps": spec["ps"][:1]})
     presence, own = Presence(server.target, spec, index, flags.wait_timeout), shared(flags, spec)
     on_late_chief = functools.partial(on_wait, "worker:0", spec["worker"][0])
-    presence.compare(own, functools.partial(_compare, flags, own), on_late_chief, flags.existing_servers)
+    compare = functools.partial(_compare, flags, own)
+    presence.compare(own, compare, on_late_chief, lambda found: flags.existing_servers and difference(own, found))
     wait(spec)
     with presence:
         result = run_worker(

@@ -12,10 +12,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-# How many steps a run of the session makes in the fast design, and with local steps; see train().
-STEPS_PER_RUN, LOCAL_STEPS_PER_RUN = 16, 40
-
-
 class StepRecord(NamedTuple):
     """One training step of one worker.
 

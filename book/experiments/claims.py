@@ -23,7 +23,7 @@ from book.experiments import async_or_sync as experiments
 from book.experiments.async_or_sync import ROOT, rates, rotated, save, together
 from book.experiments.scorecard import CLAIMS, scorecard
 from mnistdist import Cluster, DataSet, Datasets, read_data_sets, train
-from mnistdist.steps import STEPS_PER_RUN
+from mnistdist.training.spec import STEPS_PER_RUN
 
 __all__ = ["CLAIMS", "EXPERIMENTS", "FILE", "Sizes", "load", "load_all", "measure", "scorecard"]
 

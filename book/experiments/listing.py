@@ -11,7 +11,8 @@ import tensorflow.compat.v1 as tf
 
 from mnistdist.model import Graph, accuracy
 from mnistdist.training.deadlines import run_options
-from mnistdist.training.worker import Replica, chief_ops
+from mnistdist.training.designs.listing import chief_ops
+from mnistdist.training.replica import MadeStep, Replica
 
 
 def build_listing(cluster_spec, task_index, *, sync=False, seed=None, container="", device="cpu:0", alone=False):
@@ -33,7 +34,7 @@ def build_listing(cluster_spec, task_index, *, sync=False, seed=None, container=
         hid = tf.nn.relu(tf.nn.xw_plus_b(x, hid_w, hid_b))
         y = tf.nn.softmax(tf.nn.xw_plus_b(hid, sm_w, sm_b))
         loss = -tf.reduce_sum(y_ * tf.log(tf.clip_by_value(y, 1e-10, 1.0)))
-        opt, rounds, local_init = tf.train.AdamOptimizer(0.01), [], tf.no_op()
+        opt, rounds, local_init = tf.train.AdamOptimizer(0.01), None, tf.no_op()
         if sync:
             opt = tf.train.SyncReplicasOptimizer(opt, workers, total_num_replicas=workers)
         train_step = opt.minimize(loss, global_step=global_step)
@@ -46,8 +47,9 @@ def build_listing(cluster_spec, task_index, *, sync=False, seed=None, container=
             images, labels = dataset.next_batch(batch_size)
             start = time.monotonic()
             _, step = session.run([train_step, global_step], {x: images, y_: labels}, run_options(timeout))
-            return [(step, step, start, time.monotonic(), 0.0)]
+            return [MadeStep(step, step, start, time.monotonic(), 0.0)]
 
         parameters = {v.op.name: v for v in tf.trainable_variables()}
         model = Graph(x, y_, y, loss, accuracy(y_, y))
-        return Replica(graph, model, parameters, global_step, uninitialized, local_init, advance, *rounds)
+        parts = {"advance": advance, "reset_starts": tf.no_op(), "count_start": global_step, "rounds": rounds}
+        return Replica(graph, model, parameters, global_step, uninitialized, local_init, **parts)

@@ -1,9 +1,9 @@
 """Updates a second and seconds to 97% validation accuracy, design by design, as ratios to the listing's in one run.
 
 ``python -m book.experiments.throughput [--repeats 3] [--json FILE]``: in each repeat, with a seed of its own, every
-design trains the text's network in turn, on one ps and two workers (one worker with all cores where it says one
-process). The parameters are noted every 250 updates and evaluated afterwards, so that evaluation costs no time;
-the accuracy is reached at the first of two evaluations in a row at 97% or above.
+design trains the classic program's network in turn, on one ps and two workers (one worker with all cores where it says
+one process). The parameters are noted every 250 updates and evaluated afterwards, so that evaluation costs no time; the
+accuracy is reached at the first of two evaluations in a row at 97% or above.
 """
 
 import argparse
@@ -34,7 +34,7 @@ DESIGNS = {
 
 
 def run_design(design, options, steps, seed, container):
-    """In a worker: train; returns ``(updates made, seconds at the end of each run, parameters every 250 updates)``."""
+    """In a worker: train; returns the number and the end of each update, and the parameters every 250 updates."""
     import time
 
     import tensorflow.compat.v1 as tf
@@ -42,8 +42,7 @@ def run_design(design, options, steps, seed, container):
 
     from book.experiments.listing import build_listing
     from mnistdist import read_data_sets
-    from mnistdist.training.designs.fast import build_fast_replica
-    from mnistdist.training.session import worker_session
+    from mnistdist.training import build_fast_replica, train_loop, worker_session
 
     here = get_ipython().user_ns
     spec, index, target = here["cluster_spec"], here["task_index"], here["server"].target
@@ -54,31 +53,26 @@ def run_design(design, options, steps, seed, container):
         replica = build_fast_replica(spec, index, train_set=data, **common, **options)
     else:
         replica = build_listing(spec, index, alone=alone, **common, **options)
-    made, ends, notes, after = [], [], [], 0
+    notes, noted = [], 0
 
-    def loop(session):
-        nonlocal after
-        while after < steps:
-            try:
-                run = replica.advance(session, data, 100, steps - after, 60)
-            except tf.errors.OutOfRangeError:  # the chief has ended
-                break
-            before, after = after, int(run[-1][1])
-            made.append(after)
-            ends.append(run[-1][3])
-            if index == 0 and before // 250 != after // 250:
-                begin = time.monotonic()
-                parameters = session.run(replica.parameters)
-                notes.append((after, begin, time.monotonic() - begin, parameters))
+    def note(record):
+        nonlocal noted
+        if index == 0 and noted // 250 != record.global_step_after // 250:
+            begin = time.monotonic()
+            parameters = session.run(replica.parameters)
+            notes.append((record.global_step_after, begin, time.monotonic() - begin, parameters))
+        noted = record.global_step_after
 
     if alone:
-        with tf.Session(graph=replica.graph) as session, replica.graph.as_default():
+        session = tf.Session(graph=replica.graph)
+        with replica.graph.as_default():
             session.run(tf.global_variables_initializer())
-            loop(session)
+        within = session
     else:
-        with worker_session(replica, target, spec, index) as session:
-            loop(session)
-    return made, ends, notes
+        within = worker_session(replica, target, spec, index)
+    with within as session:
+        records = train_loop(session, replica, data, task_index=index, steps=steps, timeout=60, on_step=note)
+    return [record.global_step_after for record in records], [record.end for record in records], notes
 
 
 def validation_accuracy(parameters, validation):

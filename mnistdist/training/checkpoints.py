@@ -243,7 +243,7 @@ def _without_wildcards(folder):
 def _unpacked(prefix, variables):
     """The values, by name, of a checkpoint of an earlier version, in which all parameters are one vector.
 
-    It is in as many parts as there were ps, and so is each slot. None for another model than the classic program's: the
+    It is in as many parts as there were ps, and so is each slot. None for another model than the built-in one: the
     vector has no names.
     """
     reader = tf.train.NewCheckpointReader(os.fsencode(prefix))

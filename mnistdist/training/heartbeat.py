@@ -2,7 +2,7 @@
 
 The workers tell a ps that they have finished, and their silence tells it too.
 
-In the text's program a ps blocks in ``server.join()`` for ever. The usual cure, a queue on the ps into which each
+In the classic program a ps blocks in ``server.join()`` for ever. The usual cure, a queue on the ps into which each
 worker puts one token at its end, blocks for ever too when a worker is killed before it does. Here every worker puts
 a sign of life into such a queue each second, and a last one when it has finished. A ps ends when each worker has
 either finished or been silent for some time, and so after a crash as well; a worker that is started again in that
@@ -17,16 +17,19 @@ import json
 import threading
 import time
 
-from mnistdist._wait import within
+import tensorflow.compat.v1 as tf
+
+from mnistdist._wait import poll, within
 from mnistdist.cluster.network import wait_for_address
-from mnistdist.flags import difference
+from mnistdist.training.deadlines import abandon, close_session, timed_run
+from mnistdist.training.diagnosis import gist
 
 QUEUE, NOTICE = "mnistdist_presence", "mnistdist_flags"
 PERIOD = 1.0  # seconds between two signs of life
 RECONNECT_SECONDS = 5
 
 
-def _queue(tf, ps_index):
+def _queue(ps_index):
     with tf.device(f"/job:ps/task:{ps_index}/cpu:0"):
         return tf.FIFOQueue(-1, [tf.int32, tf.bool], shapes=[(), ()], name=QUEUE, shared_name=QUEUE)
 
@@ -34,7 +37,7 @@ def _queue(tf, ps_index):
 class _Notice:
     """Worker 0's flags, kept on a ps as long as that runs: a dict, or what else JSON takes."""
 
-    def __init__(self, tf, ps_index):
+    def __init__(self, ps_index):
         with tf.device(f"/job:ps/task:{ps_index}/cpu:0"):
             handle = tf.raw_ops.VarHandleOp(dtype=tf.string, shape=[], shared_name=NOTICE)
             self._text = tf.placeholder(tf.string, [])
@@ -74,12 +77,12 @@ class Presence:
         self._lines = [_Line(target, cluster_spec, index, task_index) for index in range(len(cluster_spec["ps"]))]
         self._lines[0].open(timeout)
 
-    def compare(self, flags, check, on_wait=None, patient=False):
+    def compare(self, flags, check, on_wait=None, outdated=lambda found: False):
         """In worker 0, leave a notice of these flags on every ps; in another worker, wait for it.
 
         ``check(found)`` is called with worker 0's flags, and may raise: in worker 0 itself with those of a training
-        that the first ps still holds, if it does. ``on_wait(seconds_left)`` is called about once a second. If
-        ``patient``, other flags may be those of an earlier training, so the worker waits for worker 0 to replace them.
+        that the first ps still holds, if it does. ``on_wait(seconds_left)`` is called about once a second. A worker
+        waits for worker 0 to replace flags that are ``outdated(found)``: they may be those of an earlier training.
 
         Raises:
             TimeoutError: worker 0 did not come in time.
@@ -87,7 +90,7 @@ class Presence:
         first, end, tick = self._lines[0], time.monotonic() + self._timeout, 0
         first.start()  # or the ps would take the wait for silence
         try:
-            while (found := first.find_notice()) is None or (patient and difference(flags, found)):
+            while (found := first.find_notice()) is None or outdated(found):
                 left, tick = end - time.monotonic(), tick + 1
                 if self._index == 0 or left < 0:
                     break
@@ -117,29 +120,24 @@ class Presence:
 
     def finish(self):
         """Tell every ps that this worker has finished; again until it is there to hear it, within the ``timeout``."""
-        deadline = time.monotonic() + self._timeout
+        end = time.monotonic() + self._timeout
         for line in self._lines:
             line.stop()
-            while not line.say_farewell() and time.monotonic() < deadline:
-                time.sleep(PERIOD)
+            poll(end - time.monotonic(), line.say_farewell, PERIOD)
 
 
 class _Line:
     """From one worker to one ps: a session that is made anew after the ps has gone, and a thread that uses it."""
 
     def __init__(self, target, cluster_spec, ps_index, task_index):
-        import tensorflow.compat.v1 as tf
-
-        from mnistdist.training import deadlines as limits
-
-        self._tf, self._limits, self._over = tf, limits, threading.Event()
+        self._over = threading.Event()
         self._target, self._address, self._ps = target, cluster_spec["ps"][ps_index], f"ps:{ps_index}"
         filters = [f"/job:ps/task:{ps_index}", f"/job:worker/task:{task_index}"]
         self._config = tf.ConfigProto(device_filters=filters)
         with tf.Graph().as_default() as self._graph:
-            queue = _queue(tf, ps_index)
+            queue = _queue(ps_index)
             self._sign, self._farewell = (queue.enqueue((task_index, finished)) for finished in (False, True))
-            self._notice = _Notice(tf, ps_index)
+            self._notice = _Notice(ps_index)
         self._session = self._flags = self._told = None  # told: the session in which the flags have been left
         self._thread = threading.Thread(target=self._live, daemon=True)
 
@@ -154,11 +152,8 @@ class _Line:
             return
         other = f"does a TensorFlow server of this very cluster answer as {self._ps} at {self._address}?"
         try:
-            late = f"no session within {timeout:g} s: {other}"
-            self._session = within(timeout, self._connect, late)
-        except self._tf.errors.OpError as error:
-            from mnistdist.training.diagnosis import gist
-
+            self._session = within(timeout, self._connect, f"no session within {timeout:g} s: {other}")
+        except tf.errors.OpError as error:
             raise ConnectionError(f"no session: {other} ({gist(error)})") from error
 
     def leave_notice(self, flags):
@@ -170,11 +165,11 @@ class _Line:
     def find_notice(self):
         """Worker 0's flags, if they are on the ps; None if they are not, or if it does not answer."""
         session = self._session
-        with contextlib.suppress(self._tf.errors.OpError):
+        with contextlib.suppress(tf.errors.OpError):
             return session and self._notice.find(self._run_in(session))
 
     def _run_in(self, session):
-        return lambda fetches, feed=None: self._limits.timed_run(session, fetches, RECONNECT_SECONDS, feed)
+        return lambda fetches, feed=None: timed_run(session, fetches, RECONNECT_SECONDS, feed)
 
     def stop(self):
         """Give no more signs."""
@@ -191,10 +186,10 @@ class _Line:
         if well:
             self._thread.join()
         if self._session is not None:
-            (self._limits.close_session if well else self._limits.abandon)(self._session)
+            (close_session if well else abandon)(self._session)
 
     def _connect(self):
-        session = self._tf.Session(self._target, graph=self._graph, config=self._config)
+        session = tf.Session(self._target, graph=self._graph, config=self._config)
         session.run(self._sign)
         return session
 
@@ -212,13 +207,13 @@ class _Line:
             if self._flags is not None and self._told is not session:
                 self._notice.leave(self._run_in(session), self._flags)
                 self._told = session
-            self._limits.timed_run(session, op, RECONNECT_SECONDS)
+            timed_run(session, op, RECONNECT_SECONDS)
             return True
-        except self._tf.errors.DeadlineExceededError:
+        except tf.errors.DeadlineExceededError:
             return False  # a ps that is slow, or stopped for a while
-        except (self._tf.errors.OpError, TimeoutError, ConnectionError):
+        except (tf.errors.OpError, TimeoutError, ConnectionError):
             if self._session is not None:
-                self._limits.abandon(self._session)
+                abandon(self._session)
             self._session = None  # the training hears of it in its own session
             return False
 
@@ -260,28 +255,20 @@ class Roll:
         )
 
 
-def attend(target, cluster_spec, ps_index, linger, patience=600, on_wait=None, check=None):
+def attend(target, cluster_spec, ps_index, *, linger, patience=600, on_wait=None, check=None):
     """Wait on a ps until its workers need it no more; returns the set of those that have finished.
 
-    Args:
-        target: The ps's own server's target.
-        cluster_spec: ``{"ps": [...], "worker": [...]}``.
-        ps_index: Which ps this is.
-        linger: Seconds of silence after which a worker counts as gone.
-        patience: Seconds to wait for the first word of any worker.
-        on_wait: Called about ten times a second, until that first word, with the seconds that are left.
-        check: Called with worker 0's flags when it has left them here; may raise.
+    ``target`` is that of the ps's own server. A worker counts as gone after ``linger`` seconds of silence. The first
+    word of any may take ``patience`` seconds; until then, ``on_wait`` is called about ten times a second with the
+    seconds that are left. ``check`` is called with worker 0's flags when it has left them here, and may raise.
 
     Raises:
         TimeoutError: there was no such word.
     """
-    import tensorflow.compat.v1 as tf
-
     roll = Roll(len(cluster_spec["worker"]), linger)
     with tf.Graph().as_default() as graph:
-        word, notice = _queue(tf, ps_index).dequeue(), _Notice(tf, ps_index)
-    config = tf.ConfigProto(device_filters=[f"/job:ps/task:{ps_index}"])
-    session = tf.Session(target, graph=graph, config=config)
+        word, notice = _queue(ps_index).dequeue(), _Notice(ps_index)
+    session = tf.Session(target, graph=graph, config=tf.ConfigProto(device_filters=[f"/job:ps/task:{ps_index}"]))
 
     def listen():
         while True:
@@ -290,10 +277,9 @@ def attend(target, cluster_spec, ps_index, linger, patience=600, on_wait=None, c
 
     # A blocked run can't be interrupted; the main thread can.
     threading.Thread(target=listen, daemon=True).start()
-    now = time.monotonic()
-    deadline = now + patience
+    now = begun = time.monotonic()
     while not roll.over(now):
-        left = deadline - now
+        left = begun + patience - now
         if not roll.begun and left < 0:
             raise TimeoutError(f"no worker has come within {patience:g} s: are they running, with the same addresses?")
         if not roll.begun and on_wait is not None:

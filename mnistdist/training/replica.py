@@ -4,13 +4,42 @@ import contextlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 from mnistdist.model import Graph
-from mnistdist.training.designs.cutting import behind, variables_of, written_by
+from mnistdist.training.graph import behind, is_handle, variables_of, written_by
 from mnistdist.training.tensorflow_private import accept_resource_variables, begin_layer_names
+
+
+class MadeStep(NamedTuple):
+    """A step that a replica has made: the global steps before it and after it, when it began and ended, and its loss.
+
+    They are what a :class:`~mnistdist.StepRecord` has under longer names.
+    """
+
+    before: int
+    after: int
+    start: float
+    end: float
+    loss: float
+
+
+class Rounds(NamedTuple):
+    """The ops of a synchronous training that only worker 0 runs.
+
+    Attributes:
+        merge: Merges gradients into updates, and puts tokens into a queue, for which all workers wait. It is run again
+            and again.
+        init_tokens: Puts the first tokens of a session into the queue.
+        close_tokens: Closes the queue when the training is over: a worker that waits for a token is told so.
+    """
+
+    merge: tf.Operation
+    init_tokens: tf.Operation
+    close_tokens: tf.Operation
 
 
 @dataclass(frozen=True)
@@ -25,15 +54,13 @@ class Replica:
         uninitialized: Names of the shared variables that have no value yet.
         local_init: Op that initialises what each worker keeps for itself.
         advance: ``advance(session, dataset, batch_size, left, timeout)`` makes one step, or several of those ``left``
-            in a single run, of at most ``timeout`` seconds each (None for any); returns (global step before the
-            parameters were read, global step that the update made, start, end, loss) of each.
+            in a single run, of at most ``timeout`` seconds each (None for any). It returns a list with a tuple for each
+            step: ``before``, the global step read before the parameters were; ``after``, the global step that the
+            update made; ``start``, ``end`` and ``loss``.
         reset_starts: Op for the chief, once the other shared variables have values: no worker has started yet.
         count_start: Counts a start of this worker, and gives the global step from which the training goes on plus the
             number of its earlier starts since then.
-        merge: In synchronous training the op that merges gradients into updates and puts tokens into a queue, for
-            which the workers wait; worker 0 runs it again and again. Else None.
-        init_tokens: Op that puts the first tokens of a session into the queue, likewise.
-        close_tokens: Op that closes it when the training is over, likewise: who waits for a token is told so.
+        rounds: The :class:`~mnistdist.training.Rounds` of a synchronous training; else None.
         drop: Op that frees what this worker keeps; None if that is nothing.
     """
 
@@ -46,14 +73,63 @@ class Replica:
     advance: Callable
     reset_starts: tf.Operation
     count_start: tf.Tensor
-    merge: tf.Operation | None = None
-    init_tokens: tf.Operation | None = None
-    close_tokens: tf.Operation | None = None
+    rounds: Rounds | None = None
     drop: tf.Operation | None = None
 
 
+@contextlib.contextmanager
+def replica_graph(place, worker, *, build_graph, task_index, seed, container):
+    """While it lasts, a new graph is the default one; gives its global step and the reader's model, put at ``place``.
+
+    Each worker draws random numbers of its own; initial values are worker 0's.
+    """
+    if task_index:
+        seed = random.randrange(1 << 31) if seed is None else (seed + task_index * 1_000_003) % (1 << 31)
+    with tf.Graph().as_default(), tf.container(container), resource_variables(worker):
+        tf.set_random_seed(seed)
+        with tf.device(place):
+            global_step, model = tf.train.get_or_create_global_step(), build_graph()
+        yield global_step, model
+
+
+def common_parts(global_step, task_index, workers):
+    """Those fields of a :class:`Replica` that are the same in every design, when all shared variables are there.
+
+    The count of each worker's starts begins with the global step that a training goes on from, so that the parts of a
+    training have different numbers. It is in no checkpoint, which would bring back the numbers of an earlier part.
+    """
+    room = max(workers, 1000)  # on servers that outlive a training, the next one may have more workers
+    with tf.device(global_step.device):
+        none_yet = tf.fill([room], global_step.read_value())
+        # By tf.get_variable(), it would follow what build_graph() has set for the outermost variable_scope.
+        starts = tf.Variable(none_yet, name="mnistdist_starts", trainable=False, collections=[])
+        before = tf.identity(starts.read_value()[task_index])
+        with tf.control_dependencies([before]):
+            one_more = starts.scatter_add(tf.IndexedSlices(tf.constant(1, tf.int64), task_index))
+        with tf.control_dependencies([one_more]):
+            count_start = tf.identity(before)
+    return {
+        "graph": tf.get_default_graph(),
+        "global_step": global_step,
+        "uninitialized": tf.report_uninitialized_variables([*tf.global_variables(), starts]),
+        "reset_starts": starts.initializer,
+        "count_start": count_start,
+    }
+
+
+def dropping():
+    """Op that frees what this worker keeps, but for queues, of which runs may be waiting."""
+    kept = [op for op in tf.get_default_graph().get_operations() if is_handle(op) and "/job:worker" in op.device]
+    dropped = []
+    for op in kept:
+        if "Queue" not in op.type:
+            with tf.device(op.device):
+                dropped.append(tf.raw_ops.DestroyResourceOp(resource=op.outputs[0], ignore_lookup_error=True))
+    return tf.group(*dropped)
+
+
 def adam(learning_rate):
-    """The optimizer of the text, with a lock: no update of a variable is applied in the middle of another."""
+    """The classic program's optimizer, with a lock: no update of a variable is applied in the middle of another."""
     return tf.train.AdamOptimizer(learning_rate, use_locking=True)
 
 
@@ -69,31 +145,6 @@ def count_update(global_step, update, times=1):
             with tf.control_dependencies([update]):
                 update = tf.raw_ops.ResourceCountUpTo(resource=global_step.handle, limit=limit, T=tf.int64)
         return tf.add(update, 1, name="global_step_after")
-
-
-def count_starts(global_step, task_index, workers):
-    """The variable that counts how often each worker has started, and the op that counts one; see :class:`Replica`.
-
-    It begins with the global step that a training goes on from, so that the parts of a training have different numbers.
-    It is in no checkpoint, which would bring back the numbers of an earlier part.
-    """
-    room = max(workers, 1000)  # on servers that outlive a training, the next one may have more workers
-    with tf.device(global_step.device):
-        none_yet = tf.fill([room], global_step.read_value())
-        # By tf.get_variable(), it would follow what build_graph() has set for the outermost variable_scope.
-        starts = tf.Variable(none_yet, name="mnistdist_starts", trainable=False, collections=[])
-        before = tf.identity(starts.read_value()[task_index])
-        with tf.control_dependencies([before]):
-            one_more = starts.scatter_add(tf.IndexedSlices(tf.constant(1, tf.int64), task_index))
-        with tf.control_dependencies([one_more]):
-            return starts, tf.identity(before)
-
-
-def graph_seed(seed, task_index):
-    """The graph's seed of a worker, so that each draws random numbers of its own; initial values are worker 0's."""
-    if task_index == 0:
-        return seed
-    return random.randrange(1 << 31) if seed is None else (seed + task_index * 1_000_003) % (1 << 31)
 
 
 def resource_variables(worker):
@@ -135,24 +186,9 @@ def update_of(opt, pairs):
     """The op that applies gradients, and nothing counts the global step in it: the training does."""
     made = opt.apply_gradients(pairs)
     ops = [getattr(each, "op", each) for each in tf.nest.flatten(made)]
-    if tf.train.get_global_step().op in [variable.op for variable, _ in written_by(behind(ops))]:
+    if tf.train.get_global_step().handle.ref() in written_by(behind(ops)):
         raise ValueError("optimizer: expected one that leaves the global step alone, got one that changes it")
     return ops[0] if len(ops) == 1 else tf.group(*ops)
-
-
-class Counting:
-    """An optimizer that counts its updates as ``tf.train.SyncReplicasOptimizer`` wants it; not all of readers' do."""
-
-    def __init__(self, opt):
-        self._opt = opt
-
-    def __getattr__(self, name):
-        return getattr(self._opt, name)
-
-    def apply_gradients(self, pairs, global_step, name=None):
-        """Apply them, then add one to the global step."""
-        with tf.control_dependencies([update_of(self._opt, pairs)]), tf.device(global_step.device):
-            return global_step.assign_add(1, read_value=False)
 
 
 def gradients_of(opt, loss, **options):

@@ -21,7 +21,7 @@ class Merging:
 
     Args:
         session: The chief's.
-        replica: Its :class:`mnistdist.training.worker.Replica`.
+        replica: Its :class:`mnistdist.training.Replica`.
 
     ``error`` is what merging has ended by, and ``interrupted`` whether that was the runtime's; None and False before.
     """
@@ -49,7 +49,7 @@ class Merging:
     def close(self, timeout):
         """The training is over: close the queue, which tells those who wait for a token, within ``timeout`` seconds."""
         self.stop()
-        timed_run(self._session, self._replica.close_tokens, timeout)
+        timed_run(self._session, self._replica.rounds.close_tokens, timeout)
 
     def join(self):
         """Wait for the end of the thread, some seconds; raises what was wrong with the model or the optimizer."""
@@ -59,7 +59,7 @@ class Merging:
 
     def _run(self):
         try:
-            merge = self._session.make_callable(self._replica.merge)
+            merge = self._session.make_callable(self._replica.rounds.merge)
             while True:
                 merge()
         except Exception as error:

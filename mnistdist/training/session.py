@@ -30,13 +30,13 @@ def worker_session(
     it also runs the queue that turns gradients into updates.
 
     Args:
-        replica: From :func:`mnistdist.training.build_replica`; its graph can't be changed afterwards.
+        replica: Of either design; its graph can't be changed afterwards.
         target: The session's target: ``server.target``, or a gRPC URL.
         cluster_spec: ``{"ps": [...], "worker": [...]}``.
         task_index: Which worker this is.
         checkpoints: A chief's :class:`mnistdist.training.Checkpoints`; None for none.
         wait_timeout: Seconds to wait for all ps tasks, and again for the chief.
-        say: Called with the lines that the text's program prints meanwhile.
+        say: Called with the lines that the classic program prints meanwhile.
 
     Raises:
         TimeoutError: a ps or the chief was not ready in time, or a run with a limit of its own exceeded it.
@@ -60,11 +60,12 @@ def worker_session(
         )
     session = merging = None
     try:
-        session = _open(supervisor, replica, target, cluster_spec, task_index, checkpoints, wait_timeout, say)
-        if task_index == 0 and replica.merge is not None:
+        options = {"checkpoints": checkpoints, "wait_timeout": wait_timeout, "say": say}
+        session = open_session(supervisor, replica, target, cluster_spec, task_index, **options)
+        if task_index == 0 and replica.rounds is not None:
             say("Starting chief queue runner and running init_tokens_op")
             with contextlib.suppress(tf.errors.CancelledError):  # closed: a chief has ended this training before
-                timed_run(session, replica.init_tokens, wait_timeout)
+                timed_run(session, replica.rounds.init_tokens, wait_timeout)
                 merging = Merging(session, replica)
         with queue_runners(session, replica.graph):
             yield session
@@ -76,7 +77,7 @@ def worker_session(
         if isinstance(cause, tf.errors.OpError):
             silent = functools.partial(silence, target, cluster_spec, task_index)
             interrupted = merging is not None and merging.interrupted
-            explanation = explain(cause, cluster_spec, silent, sync=replica.merge is not None, merging=interrupted)
+            explanation = explain(cause, cluster_spec, silent, sync=replica.rounds is not None, merging=interrupted)
         if explanation is None:
             close_session(session)
             if cause is error:
@@ -165,7 +166,8 @@ def _initialise(replica, init, checkpoints, say, session):
     session.run(replica.reset_starts)
 
 
-def _open(supervisor, replica, target, cluster_spec, task_index, checkpoints, wait_timeout, say):
+def open_session(supervisor, replica, target, cluster_spec, task_index, *, checkpoints=None, wait_timeout, say):
+    """The session of a supervisor once all variables have values: the chief gives them, the others wait for that."""
     chief, config = task_index == 0, session_config(task_index)
     deadline = time.monotonic() + wait_timeout
 

@@ -7,13 +7,13 @@ import tensorflow.compat.v1 as tf
 from mnistdist._wait import within
 from mnistdist.model import build_model, evaluate, evaluate_and_predict
 from mnistdist.results import SharedModel
+from mnistdist.training import designs
 from mnistdist.training.deadlines import CLOSE_SECONDS, timed_run
 from mnistdist.training.designs.cutting import CannotCut
 from mnistdist.training.diagnosis import LOST_OR_SLOW, gist
 from mnistdist.training.replica import local_initializer, resource_variables
 from mnistdist.training.session import queue_runners, session_config
 from mnistdist.training.tensorflow_private import forget_devices
-from mnistdist.training.worker import build_design
 
 TIMEOUT = 180  # seconds
 LEAST_TO_INITIALISE = 60  # seconds, however soon a step has to be made
@@ -27,10 +27,10 @@ def try_model(cluster_spec, *, data, batch_size, timeout, design, build_graph=bu
     """
     why, options = None, {"build_graph": build_graph, "train_set": data.train, "steps": 1} | replica_options
     try:
-        build_design(design, cluster_spec, 0, **options)
+        designs.build(design, cluster_spec, 0, **options)
     except CannotCut as error:
         why = str(error)
-        build_design("listing", cluster_spec, 0, **options)
+        designs.build("listing", cluster_spec, 0, **options)
     with tf.Graph().as_default() as graph, resource_variables("/cpu:0"):
         tf.train.get_or_create_global_step()
         model, init = build_graph(), tf.global_variables_initializer()
@@ -57,7 +57,7 @@ def read_shared_model(target, cluster_spec, task_index, *, data, design="fast", 
     training. Returns a :class:`SharedModel`, with the error of an evaluation that fails; raises ``TimeoutError`` when a
     ps does not answer.
     """
-    replica = build_design(design, cluster_spec, task_index, **replica_options)
+    replica = designs.build(design, cluster_spec, task_index, **replica_options)
 
     def read():
         with tf.Session(target, graph=replica.graph, config=session_config(task_index)) as session:

@@ -5,6 +5,9 @@ from dataclasses import dataclass, fields
 
 from mnistdist import _check
 
+# How many steps a run of the session makes in the fast design, and with local steps; see train().
+STEPS_PER_RUN, LOCAL_STEPS_PER_RUN = 16, 40
+
 
 @dataclass(kw_only=True)
 class TrainSpec:

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from mnistdist.steps import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN
 from mnistdist.training import train
+from mnistdist.training.spec import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN
 from tests.book.book_rules import CELL_RULES, ROOT
 from tests.book.page_rules import CHAPTER_RULES, TEXT_RULES, book_pages, broken_links, read_page
 

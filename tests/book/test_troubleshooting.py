@@ -257,14 +257,13 @@ def refused(make, optimizer=None, **options):
         import tensorflow.compat.v1 as tf
 
         from mnistdist import Graph
-        from mnistdist.training import worker
-        from mnistdist.training.designs import fast
+        from mnistdist.training import build_fast_replica, build_replica
 
         def build_graph():
             x, y_ = tf.placeholder(tf.float32, [None, 3]), tf.placeholder(tf.float32, [None, 2])
             return Graph(x, y_, y_, make(x, tf), tf.reduce_mean(y_))
 
-        build = worker.build_replica if optimizer == "python" else fast.build_fast_replica
+        build = build_replica if optimizer == "python" else build_fast_replica
         data = DataSet(np.zeros((8, 3), np.uint8), np.eye(2, dtype=np.float32)[np.arange(8) % 2])
         given = {} if optimizer == "python" else {"train_set": data}
         more = {} if optimizer is None else {"optimizer": lambda rate: scaling(optimizer == "python", tf)(rate)}
@@ -330,7 +329,8 @@ def slow_session(monkeypatch, **_):
     monkeypatch.setattr(module, "silence", lambda *_: None)
     manager = SimpleNamespace(wait_for_session=lambda *_, **__: release.wait(30))
     with pytest.raises(TimeoutError) as caught:
-        module._open(SimpleNamespace(session_manager=manager), None, "", {"ps": []}, 1, None, 0.1, lambda line: None)
+        supervisor, say = SimpleNamespace(session_manager=manager), lambda line: None
+        module.open_session(supervisor, None, "", {"ps": []}, 1, wait_timeout=0.1, say=say)
     release.set()
     return str(caught.value)
 

@@ -274,8 +274,7 @@ from mnistdist import Cluster, train
 def look():
     import os
     from IPython import get_ipython
-    from mnistdist.training.worker import build_replica
-    from mnistdist.training.designs.fast import build_fast_replica
+    from mnistdist.training import build_fast_replica, build_replica
     from mnistdist.cluster.nursery import identity
 
     spec = get_ipython().user_ns["cluster_spec"]

@@ -304,7 +304,7 @@ def _went_on(outcome, steps, expected):
 def cluster_cell(role, fault, mode):
     """A fault in a training on a `Cluster`; returns its outcome, see :func:`run_cell`."""
     from mnistdist import Cluster, TaskFailed, train
-    from mnistdist.steps import STEPS_PER_RUN
+    from mnistdist.training.spec import STEPS_PER_RUN
 
     job, index = ROLES[role]
     with tempfile.TemporaryDirectory() as folder, Cluster(ps=1, workers=2) as cluster:

@@ -6,7 +6,7 @@ import tensorflow.compat.v1 as tf
 
 from mnistdist.model import build_model
 from mnistdist.placement import placements, traced_run, worker_device
-from mnistdist.training.worker import build_replica
+from mnistdist.training import build_replica
 
 SPEC = {"ps": ["a:1", "b:1"], "worker": ["c:1", "d:1"]}
 

@@ -8,10 +8,10 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from mnistdist import Cluster, DataSet, Datasets, Graph, read_data_sets, train
-from mnistdist.steps import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN
+from mnistdist.training import build_fast_replica, build_replica
 from mnistdist.training import client as training
-from mnistdist.training.designs.fast import build_fast_replica
-from mnistdist.training.worker import adam, build_replica
+from mnistdist.training.replica import adam
+from mnistdist.training.spec import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN
 
 MNIST = read_data_sets(one_hot=True)
 SPEC = {"ps": ["a:1"], "worker": ["b:1"]}
@@ -75,9 +75,7 @@ def test_a_step_has_one_pull_and_one_push(cluster):
         from IPython import get_ipython
 
         from mnistdist import read_data_sets
-        from mnistdist.training.designs.fast import build_fast_replica
-        from mnistdist.training.session import worker_session
-        from mnistdist.training.worker import build_replica
+        from mnistdist.training import build_fast_replica, build_replica, worker_session
 
         here, data = get_ipython().user_ns, read_data_sets(one_hot=True).train
         spec, options = here["cluster_spec"], {"container": f"crossings-{design}"}

@@ -70,7 +70,9 @@ def comparing(monkeypatch):
         line.find_notice = lambda: left.pop(0) if len(left) > 1 else left[0]
         monkeypatch.setattr(presence, "_Line", lambda *_: line)
         spec = {"ps": ["p:1"], "worker": ["v:1", "w:1"]}
-        Presence("", spec, 1, timeout=timeout).compare({"seed": 1}, checked.append, patient=patient)
+        Presence("", spec, 1, timeout=timeout).compare(
+            {"seed": 1}, checked.append, outdated=lambda found: patient and found != {"seed": 1}
+        )
         return checked
 
     return compare

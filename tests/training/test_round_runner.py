@@ -6,8 +6,8 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from mnistdist import Cluster, TaskFailed, train
+from mnistdist.training.replica import Replica, Rounds
 from mnistdist.training.round_runner import Merging
-from mnistdist.training.worker import Replica
 
 
 class Chief:
@@ -35,7 +35,7 @@ class Chief:
 
 PARTS = ("graph", "model", "parameters", "global_step", "uninitialized", "local_init", "advance", "reset_starts")
 PARTS = dict.fromkeys((*PARTS, "count_start"))
-REPLICA = Replica(**PARTS, merge="merge", init_tokens="init_tokens", close_tokens="close_tokens")
+REPLICA = Replica(**PARTS, rounds=Rounds(*Rounds._fields))
 
 
 def merge(*ends, **options):
@@ -181,8 +181,7 @@ def lose_a_step():
     import tensorflow.compat.v1 as tf
     from IPython import get_ipython
 
-    from mnistdist.training.session import worker_session
-    from mnistdist.training.worker import build_replica
+    from mnistdist.training import build_replica, worker_session
 
     here = get_ipython().user_ns
     spec, target = here["cluster_spec"], here["server"].target

@@ -13,7 +13,7 @@ from mnistdist import Cluster
 from mnistdist._wait import within
 from mnistdist.training.deadlines import timed_run
 from mnistdist.training.diagnosis import gist
-from mnistdist.training.session import _open, wait_for_ps
+from mnistdist.training.session import open_session, wait_for_ps
 
 
 def test_within_gives_back_what_comes_in_time():
@@ -64,7 +64,8 @@ def test_a_ps_that_ends_while_a_session_is_opened_is_lost_and_does_not_just_keep
         down.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{down.getsockname()[1]}"
         with pytest.raises(ConnectionError, match=f"^ps:0 at {address} has gone, and its variables with it$"):
-            _open(SimpleNamespace(session_manager=manager), None, "", {"ps": [address]}, 1, None, 0.1, print)
+            supervisor = SimpleNamespace(session_manager=manager)
+            open_session(supervisor, None, "", {"ps": [address]}, 1, wait_timeout=0.1, say=print)
     release.set()
 
 
@@ -92,7 +93,7 @@ def test_the_gist_of_an_error_is_its_first_line_that_says_something():
     assert gist(tf.errors.AbortedError(None, None, "")) == "AbortedError"
 
 
-def open_session(container, wait_timeout, assign=None, sync=False, steps=0, stop=None):
+def in_a_session(container, wait_timeout, assign=None, sync=False, steps=0, stop=None):
     """In a worker: open a session, perhaps assign the global step or train; returns the global step, or the error.
 
     ``stop`` is a process that is stopped once there is a session.
@@ -103,8 +104,7 @@ def open_session(container, wait_timeout, assign=None, sync=False, steps=0, stop
     from IPython import get_ipython
 
     from mnistdist import read_data_sets
-    from mnistdist.training.session import worker_session
-    from mnistdist.training.worker import build_replica, train_loop
+    from mnistdist.training import build_replica, train_loop, worker_session
 
     here = get_ipython().user_ns
     spec, index = here["cluster_spec"], here["task_index"]
@@ -127,36 +127,36 @@ def open_session(container, wait_timeout, assign=None, sync=False, steps=0, stop
 
 def test_a_worker_names_the_chief_that_does_not_come(cluster):
     begin = time.monotonic()
-    said = cluster["worker", 1].apply_sync(open_session, "alone", 2)
+    said = cluster["worker", 1].apply_sync(in_a_session, "alone", 2)
     assert said.startswith("TimeoutError: worker:0, the chief, did not initialise the variables within 2 s")
     assert time.monotonic() - begin < 30
 
 
 def test_a_chief_that_comes_back_leaves_live_variables_alone(cluster):
-    assert cluster["worker", 0].apply_sync(open_session, "kept", 20, 7) == 7
-    assert cluster["worker", 0].apply_sync(open_session, "kept", 20) == 7
-    assert cluster["worker", 1].apply_sync(open_session, "kept", 20) == 7
-    assert cluster["worker", 0].apply_sync(open_session, "another", 20) == 0
+    assert cluster["worker", 0].apply_sync(in_a_session, "kept", 20, 7) == 7
+    assert cluster["worker", 0].apply_sync(in_a_session, "kept", 20) == 7
+    assert cluster["worker", 1].apply_sync(in_a_session, "kept", 20) == 7
+    assert cluster["worker", 0].apply_sync(in_a_session, "another", 20) == 0
 
 
 def test_one_worker_alone_gives_all_gradients_of_a_round(cluster):
     """Tokens bind nobody to one gradient a round: who trains alone goes on, with rounds of its own batches."""
-    said = cluster["worker", 0].apply_async(open_session, "one-worker", 20, None, True, 5)
+    said = cluster["worker", 0].apply_async(in_a_session, "one-worker", 20, None, True, 5)
     assert said.get(60) == 5
 
 
 def test_a_chief_that_comes_back_to_a_training_that_has_ended_says_so(cluster):
     """The queue of tokens is closed for good; where nothing is left to do, that is no error."""
-    assert cluster["worker", 0].apply_sync(open_session, "ended", 20, None, True, 5) == 5
-    assert cluster["worker", 0].apply_sync(open_session, "ended", 20, None, True, 5) == 5
-    said = cluster["worker", 0].apply_sync(open_session, "ended", 20, None, True, 9)
+    assert cluster["worker", 0].apply_sync(in_a_session, "ended", 20, None, True, 5) == 5
+    assert cluster["worker", 0].apply_sync(in_a_session, "ended", 20, None, True, 5) == 5
+    said = cluster["worker", 0].apply_sync(in_a_session, "ended", 20, None, True, 9)
     assert said == "TaskLost: worker:0, the chief, ended in round 5 of 9"
 
 
 def test_a_ps_that_goes_is_named():
     with Cluster(ps=1, workers=1) as cluster:
         address = cluster.spec["ps"][0]
-        answer = cluster["worker", 0].apply_async(open_session, "", 20, None, False, 10**9)
+        answer = cluster["worker", 0].apply_async(in_a_session, "", 20, None, False, 10**9)
         time.sleep(2)
         assert not answer.ready(), answer.get()
         cluster.kill("ps:0")
@@ -171,17 +171,17 @@ def test_a_ps_that_accepts_connections_and_answers_nothing_is_named():
     with Cluster(ps=1, workers=1) as cluster:
         (ps,) = [task for task in cluster.tasks if task.job == "ps"]
         begin = time.monotonic()
-        said = cluster["worker", 0].apply_sync(open_session, "first run", 20, steps=10**9, stop=ps.pid)
+        said = cluster["worker", 0].apply_sync(in_a_session, "first run", 20, steps=10**9, stop=ps.pid)
         silent = f"ps:0 at {ps.address} accepts connections, but does not answer: is it stopped, or overloaded?"
         assert said == f"TimeoutError: a step was not done in time. {silent}"
         assert "TimeoutError: a step was not done in time. ps:0 at" in said
         cluster.kill(ps, signal.SIGCONT)
 
-        answer = cluster["worker", 0].apply_async(open_session, "later", 20, steps=10**9)
+        answer = cluster["worker", 0].apply_async(in_a_session, "later", 20, steps=10**9)
         time.sleep(2)
         cluster.kill(ps, signal.SIGSTOP)
         assert answer.get(30) == said
-        said = cluster["worker", 0].apply_sync(open_session, "no session", 2)
+        said = cluster["worker", 0].apply_sync(in_a_session, "no session", 2)
         assert said.startswith("TimeoutError: no session within 2 s. ps:0 at")
         assert silent in said
         assert time.monotonic() - begin < 60

@@ -112,7 +112,7 @@ def defined(tree):
 
 def test_no_other_module_uses_a_private_name_of_tensorflow():
     """A private attribute that no module of the package makes is somebody else's."""
-    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "mnistdist").glob("*.py")}
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "mnistdist").rglob("*.py")}
     own, used = set().union(*map(defined, trees.values())) | PUBLIC, {}
     for path, tree in trees.items():
         if re.search(r"import tensorflow|from tensorflow", path.read_text(encoding="utf-8")):

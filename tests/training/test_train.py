@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from mnistdist import Cluster, ClusterStartError, DataSet, Datasets, Task, TaskFailed, read_data_sets, train
-from mnistdist.steps import STEPS_PER_RUN
 from mnistdist.training.calls import _busy, _Calls
+from mnistdist.training.spec import STEPS_PER_RUN
 from tests.helpers import alive, below, wait_until
 
 

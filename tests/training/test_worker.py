@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from mnistdist.training.worker import build_replica, train_loop
+from book.experiments.listing import build_listing
+from mnistdist import read_data_sets
+from mnistdist.training import build_replica, train_loop
+from mnistdist.training.replica import MadeStep, Rounds
 
+ROUNDS = Rounds(None, None, None)
 SPEC = {"ps": ["a:1", "b:1"], "worker": ["c:1", "d:1", "e:1"]}
 
 
@@ -77,7 +81,7 @@ def test_every_step_has_the_limit_of_time_that_was_asked_for(replica):
 
 def test_all_steps_of_a_run_are_recorded_though_a_checkpoint_can_not_be_written_after_the_first(replica):
     """They have been made: how many are lost is counted from the last of them."""
-    made = [(step, step + 1, 0.0, 0.0, 230.0) for step in range(16)]
+    made = [MadeStep(step, step + 1, 0.0, 0.0, 230.0) for step in range(16)]
     replica, records = dataclasses.replace(replica, advance=lambda *_: made), []
 
     def on_step(record):
@@ -92,7 +96,7 @@ def test_all_steps_of_a_run_are_recorded_though_a_checkpoint_can_not_be_written_
     ("index", "ends_at", "error"), [(0, 10, None), (1, 10, None), (0, 5, ConnectionError), (1, 5, ConnectionError)]
 )
 def test_a_closed_queue_of_tokens_is_the_end_or_the_loss_of_the_chief(index, ends_at, error):
-    replica = dataclasses.replace(build_replica(SPEC, index), merge=object())
+    replica = dataclasses.replace(build_replica(SPEC, index), rounds=ROUNDS)
     rest = Rest(replica, fails=5, ends_at=ends_at)
     if error:
         with pytest.raises(error, match="worker:0, the chief, ended in round 5 of 10") as caught:
@@ -123,11 +127,26 @@ def test_a_closed_queue_in_asynchronous_training_is_an_error_like_any_other(repl
 
 
 def test_the_end_of_the_readers_own_dataset_is_not_taken_for_the_end_of_the_training():
-    replica = dataclasses.replace(build_replica(SPEC, 0), merge=object())
+    replica = dataclasses.replace(build_replica(SPEC, 0), rounds=ROUNDS)
     rest = Rest(replica, fails=5, ends_at=10)
     rest.message = "End of sequence"
     with pytest.raises(tf.errors.OutOfRangeError, match="End of sequence"):
         train_loop(rest, replica, Batches(), task_index=0, steps=10)
+
+
+def test_the_listing_that_all_is_compared_with_trains_in_this_loop():
+    data = read_data_sets(one_hot=True, seed=1).train
+    replica = build_listing(SPEC, 0, alone=True, seed=1)
+    with replica.graph.as_default(), tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        made = train_loop(session, replica, data, task_index=0, steps=3)
+    assert made[-1].global_step_after >= 3
+
+
+def test_the_listing_that_all_is_compared_with_has_what_a_session_of_the_chief_needs():
+    replica = build_listing(SPEC, 0, sync=True)
+    ops = [replica.reset_starts, *replica.rounds]
+    assert [op.graph for op in ops] == [replica.graph] * 4
 
 
 def devices(replica):

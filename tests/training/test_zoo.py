@@ -38,9 +38,9 @@ def second_device():
         import tensorflow.compat.v1 as tf
         from IPython import get_ipython
 
-        from mnistdist.training.designs import fast as cut_graph
+        from mnistdist.training import build_fast_replica
 
-        cut_graph.build_fast_replica.__kwdefaults__["device"] = "cpu:1"
+        build_fast_replica.__kwdefaults__["device"] = "cpu:1"
         here = get_ipython().user_ns
         config = tf.ConfigProto(device_count={"CPU": 2})
         spec, job, index = (here[name] for name in ("cluster_spec", "job_name", "task_index"))
@@ -77,7 +77,7 @@ def compare(cluster, name, made):
 
 def ask_for_the_device():
     """Where the calls of the model's functions are put."""
-    from mnistdist.training.designs.fast import build_fast_replica
+    from mnistdist.training import build_fast_replica
 
     graph = build_fast_replica({"ps": ["a:1"], "worker": ["b:1"]}, 0).graph
     return sorted({op.device for op in graph.get_operations() if op.type == "StatefulPartitionedCall"})

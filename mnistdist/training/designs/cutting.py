@@ -9,119 +9,9 @@ from tensorflow.core.framework import attr_value_pb2, function_pb2
 
 from mnistdist.training.tensorflow_private import add_functions, functions
 
-READS = {"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape", "VarIsInitializedOp"}
-LOOKUPS = {"ResourceGather", "ResourceGatherNd", "VariableShape"}
-ADDS = {"AssignAddVariableOp", "AssignSubVariableOp", "ResourceScatterAdd", "ResourceScatterSub"}
-ADDS |= {"ResourceScatterNdAdd", "ResourceScatterNdSub"}
-ASSIGN, AT_TIMES = "AssignVariableOp", "AssignVariableOp in a branch or loop"
-WRITES_SOME = {"ResourceScatterUpdate", "ResourceScatterNdUpdate", "ResourceStridedSliceAssign", AT_TIMES}
-HANDS_ON = {"Enter", "Exit", "Identity", "Merge", "NextIteration", "Switch"}
-CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
-BRANCHES = {"If", "StatelessIf", "Case", "StatelessCase"}  # their first input is the choice, and no argument
-
-PYTHON = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}  # they run where their function is: in the worker
-LARGE = 1 << 16  # elements from which on a constant is an argument, or each function would hold a copy
-
 
 class CannotCut(ValueError):
     """Why a graph can't be cut; the listing's design trains it as it is."""
-
-
-def is_handle(op):
-    """Whether an op only says which variable, table, iterator or queue is meant."""
-    return not op.inputs and len(op.outputs) == 1 and op.outputs[0].dtype == tf.resource
-
-
-def behind(ends, stops=()):
-    """All ops that the ops ``ends`` need, in the order of their making, but no handles and nothing behind ``stops``."""
-    seen, pending = set(), list(ends)
-    while pending:
-        op = pending.pop()
-        if op not in seen and op not in stops and not is_handle(op):
-            seen.add(op)
-            pending += [tensor.op for tensor in op.inputs] + list(op.control_inputs)
-    return [op for op in tf.get_default_graph().get_operations() if op in seen]
-
-
-def large_constants(ops):
-    """The constants that are too large for each function to hold a copy."""
-    return {op for op in ops if op.type == "Const" and (op.outputs[0].shape.num_elements() or 0) > LARGE}
-
-
-def variables_of(ops):
-    """The global variables that these ops use."""
-    used = {tensor.ref() for op in ops for tensor in op.inputs}
-    return [variable for variable in tf.global_variables() if variable.handle.ref() in used]
-
-
-def written_by(ops):
-    """The variables that these ops write, and how: a list of pairs.
-
-    ``"add"``: they add to it; ``"assign"``: they give it a new value; ``"some"``: they do so for some elements, or not
-    in every step; ``"mix"``: anything else.
-    """
-    written = []
-    for variable, types in _used_by(ops):
-        if types := types - READS:
-            how = "add" if types <= ADDS else "assign" if types == {ASSIGN} else "some"
-            written.append((variable, how if how != "some" or types <= WRITES_SOME | {ASSIGN} else "mix"))
-    return written
-
-
-def looked_up_by(ops):
-    """The variables of which these ops read some rows only, and never the whole."""
-    return [variable for variable, types in _used_by(ops) if types & LOOKUPS and types <= LOOKUPS]
-
-
-def _used_by(ops):
-    """The variables that these ops use, each with the types of the ops that take its handle."""
-    known, consumers = functions(tf.get_default_graph()), _consumers([op.node_def for op in ops])
-    return [(variable, _uses(consumers, variable.handle.op.name, known)) for variable in variables_of(ops)]
-
-
-def _consumers(nodes):
-    """Who takes what a node makes: pairs of the node and the position of the input, by the name of the giver."""
-    consumers = {}
-    for node in nodes:
-        for position, name in enumerate(each for each in node.input if not each.startswith("^")):
-            consumers.setdefault(name.partition(":")[0], []).append((node, position))
-    return consumers
-
-
-def _uses(consumers, name, known, always=True):
-    """The types of the ops that take a handle, also in functions, branches and loops that the handle is passed to.
-
-    An assignment in a branch or loop is ``AT_TIMES``: it may not be made.
-    """
-    types, seen, pending = set(), set(), [(name, always)]
-    while pending:
-        name, always = pending.pop()
-        for node, position in consumers.get(name, ()) if name not in seen else ():
-            called = called_by(node, known)
-            if node.op in HANDS_ON:
-                pending.append((node.name, always and node.op == "Identity"))
-            elif not called:
-                types.add(AT_TIMES if node.op == ASSIGN and not always else node.op)
-            for each in called:
-                argument = known[each].signature.input_arg[position - (node.op in BRANCHES)].name
-                inside = always and node.op in (each, *CALLS)
-                types |= _uses(_consumers(known[each].node_def), argument, known, inside)
-        seen.add(name)
-    return types
-
-
-def refuse_functions(ops):
-    """Complain of a function that takes variables, where these are on a ps, and the function is not."""
-    known = functions(tf.get_default_graph())
-    for op in ops:
-        if any(tensor.op.type == "VarHandleOp" for tensor in op.inputs) and called_by(op.node_def, known):
-            raise ValueError(f"build_graph: {op.name!r} takes variables into a tf.function: that needs design='fast'")
-
-
-def called_by(node, known):
-    """The names of those ``known`` functions that a node calls."""
-    attrs = [each for attr in node.attr.values() for each in (attr.func, *attr.list.func)]
-    return {name for name in (node.op, *(each.name for each in attrs)) if name in known}
 
 
 class Function:
@@ -147,22 +37,21 @@ class Function:
             self._made[salt * self._random] = self._define(salt)
         inputs = [given.get(tensor.ref(), tensor) for tensor in self.inputs]
         types = [tensor.dtype.base_dtype for tensor in self.outputs]
-        name, attrs = self._made[salt * self._random], None
-        if "/job:ps" not in self.device:
-            # Called by its name, a function runs on one device: its handles and all its ops have to be there.
-            value, many = attr_value_pb2.AttrValue, attr_value_pb2.AttrValue.ListValue
-            attrs = {"f": value(func=attr_value_pb2.NameAttrList(name=name))}
-            attrs["Tin"] = value(list=many(type=[tensor.dtype.base_dtype.as_datatype_enum for tensor in inputs]))
-            attrs["Tout"] = value(list=many(type=[each.as_datatype_enum for each in types]))
-            name = "StatefulPartitionedCall"
+        name = self._made[salt * self._random]
         with tf.device(self.device):
-            op = tf.get_default_graph().create_op(name, inputs, types, attrs=attrs, name="call")
+            if "/job:ps" in self.device:
+                op = tf.get_default_graph().create_op(name, inputs, types, name="call")
+            else:  # called by its name, a function runs on one device: its handles and all its ops have to be there
+                f = attr_value_pb2.NameAttrList(name=name)
+                made = tf.raw_ops.StatefulPartitionedCall(args=inputs, Tout=types, f=f, name="call")
+                op = made[0].op if types else made
         for tensor, value in zip(self.outputs, op.outputs, strict=True):
             value.set_shape(tensor.shape)
         return op, {tensor.ref(): value for tensor, value in zip(self.outputs, op.outputs, strict=True)}
 
     def _define(self, salt):
         function, names, inside = function_pb2.FunctionDef(), {}, {op.name for op in self.ops}
+        self._known, self._copies, self._random = functions(tf.get_default_graph()), {}, False
         function.signature.name = f"mnistdist_{self._name}_{salt}"
         function.signature.is_stateful = function.attr["_noinline"].b = True
         for index, tensor in enumerate(self.inputs):
@@ -170,11 +59,10 @@ class Function:
             function.signature.input_arg.add(name=names[tensor.name], type=tensor.dtype.as_datatype_enum)
         for op in self.ops:
             names |= _outputs_in_function(op)
-        library = _Copies(function.signature.name, salt)
         for op in self.ops:
             node = function.node_def.add()
             node.CopyFrom(op.node_def)
-            library.free(node)
+            self._free(node, salt)
             controls = [each for each in node.input if each.startswith("^") and each[1:] in inside]
             del node.input[:]
             node.input.extend([names[tensor.name] for tensor in op.inputs] + controls)
@@ -186,9 +74,31 @@ class Function:
             if op not in taken:  # or what leads to no output would not be run
                 function.signature.control_output.append(op.name)
                 function.control_ret[op.name] = op.name
-        add_functions([function, *library.copies.values()])
-        self._random = library.random
+        add_functions([function, *self._copies.values()])
+        del self._known, self._copies  # or they would live as long as the graph does
         return function.signature.name
+
+    def _free(self, node, salt):
+        """Let a node, and copies of the functions that it calls, run where they are called, with seeds of their own."""
+        node.device, node.op = "", self._copy(node.op, salt)
+        node.attr.pop("_class", None)
+        if "seed2" in node.attr and (node.attr["seed"].i or node.attr["seed2"].i):  # without one, each draws its own
+            node.attr["seed2"].i += salt * 1_000_003  # far from the seeds of other ops
+            self._random = True
+        for attr in node.attr.values():
+            for each in [attr.func] * attr.HasField("func") + list(attr.list.func):
+                each.name = self._copy(each.name, salt)
+
+    def _copy(self, name, salt):
+        if name not in self._known:
+            return name
+        if name not in self._copies:
+            self._copies[name] = copy = function_pb2.FunctionDef()
+            copy.CopyFrom(self._known[name])
+            copy.signature.name = f"mnistdist_{self._name}_{salt}_{name}"
+            for node in copy.node_def:
+                self._free(node, salt)
+        return self._copies[name].signature.name
 
 
 def _outputs_in_function(op):
@@ -199,33 +109,3 @@ def _outputs_in_function(op):
         for index in range(many if arg.number_attr or arg.type_list_attr else 1):
             names[next(outputs).name] = f"{op.name}:{arg.name}:{index}"
     return names
-
-
-class _Copies:
-    """Nodes, and copies of the functions that they call, that run where they are called, with seeds of their own."""
-
-    def __init__(self, prefix, salt):
-        self._known, self._prefix, self._salt = functions(tf.get_default_graph()), prefix, salt
-        self.copies, self.random = {}, False
-
-    def free(self, node):
-        """Ask for no device and no neighbour."""
-        node.device, node.op = "", self._copy(node.op)
-        node.attr.pop("_class", None)
-        if "seed2" in node.attr and (node.attr["seed"].i or node.attr["seed2"].i):  # without one, each draws its own
-            node.attr["seed2"].i += self._salt * 1_000_003  # far from the seeds of other ops
-            self.random = True
-        for attr in node.attr.values():
-            for each in [attr.func] * attr.HasField("func") + list(attr.list.func):
-                each.name = self._copy(each.name)
-
-    def _copy(self, name):
-        if name not in self._known:
-            return name
-        if name not in self.copies:
-            self.copies[name] = copy = function_pb2.FunctionDef()
-            copy.CopyFrom(self._known[name])
-            copy.signature.name = f"{self._prefix}_{name}"
-            for node in copy.node_def:
-                self.free(node)
-        return self.copies[name].signature.name

@@ -1,0 +1,99 @@
+"""A step in two parts: from a batch to the gradients, for the worker; from them to the update, for the ps."""
+
+import tensorflow.compat.v1 as tf
+
+from mnistdist.training.designs.cutting import CannotCut, Function
+from mnistdist.training.designs.forward import Forward
+from mnistdist.training.designs.packing import Pack, ps_device
+from mnistdist.training.graph import PYTHON, behind, is_handle, large_constants, looked_up_by, written_by
+from mnistdist.training.replica import refuse_placeholders
+from mnistdist.training.tensorflow_private import control_flow
+
+TABLE = 1 << 20  # elements; to pull so many takes longer than a whole step of the listing's, which pulls rows
+
+
+class Step:
+    """A step of the listing's graph in two parts.
+
+    ``crossing`` are the tensors that the second needs of the first, ``pushes`` how they travel, ``written`` how the
+    model itself writes variables, and ``sparse`` the sparse gradients with their variables, by the ``ref()`` of their
+    values.
+    """
+
+    def __init__(self, model, pairs, update, worker, local):
+        self._loss, self.worker = model.loss, worker
+        flat = [(g, v, tf.nest.flatten(g, expand_composites=True)) for g, v in pairs if g is not None]
+        stops = {model.x.op, model.y_.op}
+        needed = behind([model.loss.op, update], stops)
+        refuse_placeholders(model, needed)
+        stops |= large_constants(needed)
+        wanted = set(needed) - stops
+        ends = [model.loss.op, *(tensor.op for _, _, parts in flat for tensor in parts)]
+        forward = [op for op in behind(ends, stops) if op in wanted]
+        inside, self.backward = set(forward) | stops, []
+        for number, (stage, device, ops) in enumerate(_by_device([op for op in needed if op not in inside], local)):
+            mine = set(ops)
+            outputs = {t.ref(): t for op in needed if op not in mine for t in op.inputs if t.op in mine}
+            part = Function(f"backward_{number}", ops, list(outputs.values()), device or worker)
+            self.backward.append((stage, part))
+            if any(op.type in PYTHON for op in ops) and not local:
+                raise CannotCut("the optimizer calls a Python function, which is in the worker")
+        crossing = {t.ref(): (t, part.device) for _, part in self.backward for t in part.inputs if t.op in inside}
+        self.crossing = [tensor for tensor, _ in crossing.values()]
+        outputs = [model.loss, *(tensor for tensor in self.crossing if tensor.op not in stops)]
+        self.forward = Forward("forward", forward, outputs, model, worker)
+        self.sparse = {g.values.ref(): (g, v) for g, v, _ in flat if isinstance(g, tf.IndexedSlices)}
+        alone = [part.ref() for g, _, parts in flat if isinstance(g, tf.IndexedSlices) for part in parts]
+        self.pushes = Pack(self.crossing, [device for _, device in crossing.values()], alone)
+        self.written = written_by(forward)
+        tables = {each.op.name: each.shape.num_elements() or 0 for each in looked_up_by(forward)}
+        if sum(tables.values()) > TABLE and not local:
+            raise CannotCut(f"{', '.join(tables)} would be pulled as a whole, and the model looks rows up in it")
+        if mixed := [key.deref().op.name for key, how in self.written.items() if how == "mix"]:
+            raise CannotCut(f"the model changes {', '.join(mixed)} otherwise than by adding or by assigning")
+
+    @property
+    def updated(self):
+        """All ops of the second part."""
+        return [op for _, part in self.backward for op in part.ops]
+
+    def compute(self, handles, batch, salt):
+        """The first part, on the worker: the op, the loss and what crosses."""
+        op, made = self.forward.call(handles, batch, salt)
+        return op, made[self._loss.ref()], [made.get(tensor.ref(), tensor) for tensor in self.crossing]
+
+    def apply(self, crossed, salt=0, handles=None):
+        """The second part, on the ps (or on the worker, for these ``handles``): the reader's optimizer."""
+        given, calls = {t.ref(): value for t, value in zip(self.crossing, crossed, strict=True)} | (handles or {}), []
+        for stage, part in self.backward:
+            # Also what takes none of it is done after the first part, as the reader may have ordered.
+            with tf.control_dependencies([*crossed, *(call for earlier, call in calls if earlier < stage)]):
+                call, made = part.call(given, salt)
+            given |= made
+            calls.append((stage, call))
+        return tf.group(*(call for _, call in calls))
+
+
+def _by_device(ops, local):
+    """The ops in parts, each of one stage and device: what a part needs is of an earlier stage. Triples of them.
+
+    ``local``: one part, for the worker.
+    """
+    if local:
+        return [(0, None, ops)]
+    stages, homes, parts = {}, {}, {}
+    for op in ops:
+        handles = [tensor.op.device for tensor in op.inputs if is_handle(tensor.op)]
+        home = [*handles, op.device or ps_device(0)][0] or ps_device(0)
+        homes[op] = home = tf.DeviceSpec.from_string(home).to_string()  # "/cpu:0" is "/device:CPU:0"
+        if len(set(handles)) > 1:
+            raise CannotCut(f"{op.name!r} of the optimizer takes variables on several ps")
+        if "/job:ps" not in home:
+            raise CannotCut(f"{op.name!r} of the optimizer is not on a ps, but on {home}")
+        before = [each for each in (*(tensor.op for tensor in op.inputs), *op.control_inputs) if each in stages]
+        stages[op] = max((stages[each] + (homes[each] != home) for each in before), default=0)
+        parts.setdefault((stages[op], home), []).append(op)
+    contexts = [{control_flow(op) for op in each} - {None} for each in parts.values()]
+    if len(set().union(*contexts)) < sum(map(len, contexts)):
+        raise CannotCut("a tf.cond or loop of the optimizer is on several ps")
+    return [(*key, parts[key]) for key in sorted(parts)]

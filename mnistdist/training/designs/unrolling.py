@@ -1,0 +1,151 @@
+"""A run of the session that makes several steps, each with a pull and a push, and one of several local steps a push."""
+
+import tensorflow.compat.v1 as tf
+
+from mnistdist.training.designs.packing import Pack, ps_device
+from mnistdist.training.graph import written_by
+from mnistdist.training.replica import count_update
+
+
+class Unrolled:
+    """A run of the session of ``count`` steps: ``rows`` and ``round_`` are fed, ``fetches`` fetched.
+
+    Each has a pull and a push of its own, and with ``local_steps`` above 1 stands for so many.
+    """
+
+    def __init__(self, step, twins, batches, global_step, *, count, local_steps=1):
+        self.step, self.twins, self._batches, self.global_step = step, twins, batches, global_step
+        self.count, self.local_steps = count, local_steps
+        with tf.device(step.worker):
+            self.rows = tf.placeholder(tf.int32, [count * local_steps, None])
+        with tf.device(ps_device(0)):
+            self.round_ = tf.placeholder(tf.int64, [])
+        self._before, self.after, self.losses, self._ends, self.fetches = [], [], [], [], None
+
+    def pull(self):
+        """Fill the worker's copies, after the step before; returns as :meth:`Twins.fill` does."""
+        with tf.control_dependencies([each.op for each in self.after[-1:]]), tf.device(ps_device(0)):
+            self._before.append(tf.identity(self.global_step.read_value()))
+        with tf.control_dependencies(self._before[-1:]):
+            pulled = self.twins.pull()
+        if self.after:
+            with tf.device(self.step.worker):
+                first = _timed(pulled[0] if pulled else self._before[-1], self._ends)  # a loss may read no variable
+                pulled = [first, *pulled[1:]] if pulled else []
+        return self.twins.fill(pulled)
+
+    def compute(self, number, handles):
+        """The first part of a step on a batch, by its number: the op, the loss and what crosses."""
+        return self.step.compute(handles, self._batches.batch(self.rows[number]), self.count)
+
+    def complete(self):
+        """To fetch: global steps before and after, losses, and times between the steps. Returns itself."""
+        with tf.device(ps_device(0)):
+            steps = [tf.stack(self._before), tf.stack(self.after)]
+        with tf.device(self.step.worker):
+            ends = tf.stack(self._ends) if self._ends else tf.zeros([0], tf.float64)
+            self.fetches = [*steps, tf.stack(self.losses), ends]
+        return self
+
+
+def plain_run(run, rounds=None):
+    """Make the steps of a run, one after the other."""
+    step, twins, round_ = run.step, run.twins, run.round_
+    for number in range(run.count):
+        values, copied = run.pull()
+        with tf.device(step.worker), tf.control_dependencies(copied):
+            call, loss, crossed = run.compute(number, twins.handles)
+        run.losses.append(loss)
+        changes = push_changes(twins, values, step.written, call)
+        if rounds:
+            round_ = rounds.hand_in(crossed, changes, round_)
+            run.after.append(round_)
+            continue
+        crossed = step.pushes.split(step.pushes.join(crossed, step.worker))
+        # Adam reads its powers of beta for each update: after the one before has changed them.
+        with tf.control_dependencies([*changes, *(each.op for each in run.after[-1:])]):
+            run.after.append(count_update(run.global_step, step.apply(crossed, run.count)))
+    return run.complete()
+
+
+def local_run(run, own, workers):
+    """Make ``local_steps`` steps on the worker's own copies of the variables, then push its share of the way that they
+    went; ``count`` times.
+
+    Its share: workers that pushed all of it would go the same way several times.
+    """
+    step, worker, steps, counter = run.step, run.step.worker, run.local_steps, run.global_step.handle.ref()
+    handles = run.twins.handles | own.handles
+    written = {}
+    for key, how in written_by(step.updated).items():
+        variable = run.twins.variables.get(key)
+        # Of a state, such as the best loss until now, a change is no use.
+        if variable is not None and (how in ("add", "mix") or variable.trainable):
+            how = "share" if variable.dtype.is_floating else "add" if variable.dtype.is_integer else "assign"
+        written[key] = how
+    written |= step.written
+    written = {key: how for key, how in written.items() if key in run.twins.variables and key != counter}
+
+    def one(number, total):
+        _, loss, crossed = run.compute(number, handles)
+        with tf.control_dependencies([loss]):
+            done = [step.apply(crossed, run.count, handles)]
+        if counter in handles:
+            with tf.control_dependencies(done):
+                done = [tf.raw_ops.AssignAddVariableOp(resource=handles[counter], value=tf.constant(1, tf.int64))]
+        with tf.control_dependencies(done):
+            return number + 1, total + tf.cast(loss, tf.float32)
+
+    for push in range(run.count):
+        values, copied = run.pull()
+        with tf.device(worker):
+            with tf.control_dependencies(copied):
+                first = tf.constant(push * steps)
+            end, total = tf.while_loop(
+                lambda number, _, end=(push + 1) * steps: number < end, one, [first, 0.0], parallel_iterations=1
+            )
+            run.losses.append(total / steps)
+        pushed = tf.group(*push_changes(run.twins, values, written, end.op, workers))
+        run.after.append(count_update(run.global_step, pushed, steps))
+    return run.complete()
+
+
+def push_changes(twins, values, written, call, share=1):
+    """Bring what a call has written on the worker to the ps: how, by variable, is a change to ``"add"``, its ``share``
+    where that is ``"share"``, or a value to ``"assign"``, of which ``"some"`` elements may have changed.
+    """
+    changes = [push_some(twins, key, values[key], call) for key, how in written.items() if how == "some"]
+    written = {key: how for key, how in written.items() if how != "some"}
+    news, variables = [], [twins.variables[key] for key in written]
+    for key, how in written.items():
+        with tf.control_dependencies([call]), tf.device(twins.worker):
+            new = twins.read(key)
+            new = new if how == "assign" else new - values[key]
+            news.append(new / tf.cast(share, new.dtype) if how == "share" else new)
+    pack = Pack(variables, [variable.device for variable in variables])
+    for variable, how, new in zip(variables, written.values(), pack.split(pack.join(news, twins.worker)), strict=True):
+        with tf.device(variable.device):
+            changes.append((variable.assign if how == "assign" else variable.assign_add)(new, read_value=False))
+    return changes
+
+
+def push_some(twins, key, old, call):
+    """Bring those elements to the ps that a call has changed: all others may be what another worker has written."""
+    variable = twins.variables[key]
+    with tf.control_dependencies([call]), tf.device(twins.worker):
+        new = twins.read(key)
+        changed = tf.not_equal(new, old)
+        places = tf.where(changed)
+        elements = tf.gather_nd(new, places) if new.shape.rank else new
+    with tf.device(variable.device):
+        if new.shape.rank:
+            return tf.raw_ops.ResourceScatterNdUpdate(ref=variable.handle, indices=places, updates=elements)
+        return tf.cond(changed, lambda: variable.assign(new, read_value=False), tf.no_op)
+
+
+def _timed(pulled, ends):
+    """The same tensor, to be used once the time at which it came has been noted in ``ends``."""
+    with tf.control_dependencies([pulled]):
+        ends.append(tf.timestamp())
+    with tf.control_dependencies(ends[-1:]):  # or times would be taken late, and in any order
+        return tf.identity(pulled)

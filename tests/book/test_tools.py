@@ -14,7 +14,7 @@ from pygments.token import Token
 
 from book._ext import extension as book_extension
 from book._ext import install, record
-from book._ext.environment import environment
+from book._ext.environment import environment, write_whole
 from tests.book.book_rules import SANITIZERS
 
 
@@ -180,19 +180,23 @@ def test_a_claim_that_is_not_true_any_more_is_not_recorded(tmp_path, monkeypatch
     assert says("above 0.9: True\nof 3: False\n") == 0
 
 
-def test_a_half_written_notebook_never_takes_the_place_of_a_whole_one(tmp_path, monkeypatch):
-    path = tmp_path / "a.ipynb"
-    path.write_text("whole")
+def test_a_half_written_file_never_takes_the_place_of_a_whole_one(tmp_path, monkeypatch):
+    path = tmp_path / "folder" / "a.json"
+    write_whole(path, "whole")
+    path.chmod(0o600)
 
-    def full(notebook, file):
-        file.write("half")
+    def full(self, text, **options):
+        self.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(nbformat, "write", full)
-    with pytest.raises(OSError, match="No space"):
-        record.write_atomically(new_notebook(), path)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(path), "write_text", full)
+        with pytest.raises(OSError, match="No space"):
+            write_whole(path, "new")
     assert path.read_text() == "whole"
-    assert [each.name for each in tmp_path.iterdir()] == ["a.ipynb"]
+    write_whole(path, "new")
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("new", 0o600)
+    assert [each.name for each in path.parent.iterdir()] == ["a.json"]
 
 
 def sanitized(text):

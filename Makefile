@@ -55,7 +55,7 @@ experiments: install ## measure anew what the pages report of repeats (about an 
 	$(PY) -m book.experiments.claims_page
 
 faults: install ## end, pause and restart every task in every way, and kill the client 20 times (under 30 minutes)
-	$(PY) -m tests.faults.matrix matrix --json $(RESULTS)/faults.json
+	$(PY) -m tests.faults.matrix --json $(RESULTS)/faults.json
 
 soak: install ## start, train and stop, with faults and kills at random, for MINUTES=60
 	$(PY) -m tests.faults.soak --minutes $(MINUTES) --json $(RESULTS)/soak.json

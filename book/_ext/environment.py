@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -41,7 +42,17 @@ def environment():
 
 def write_stamped(path, rows):
     """Write measured rows as JSON, with the environment beside them; makes the file's folder."""
-    path = Path(path)
+    write_whole(Path(path), json.dumps({"environment": dict(environment()), "rows": rows}, indent=1) + "\n")
+
+
+def write_whole(path, text):
+    """Write a file so that it is the old or the new one, whole; makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    stamped = {"environment": dict(environment()), "rows": rows}
-    path.write_text(json.dumps(stamped, indent=1) + "\n", encoding="utf-8")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        if path.exists():
+            shutil.copymode(path, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -10,7 +10,6 @@ import copy
 import os
 import re
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
+from book._ext.environment import write_whole
 from book._ext.kernels import ENVIRONMENT, TIMEOUT, encrypt_connections
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,20 +63,6 @@ def clear(notebook):
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-
-
-def write_atomically(notebook, path):
-    """Write a notebook so that `path` holds either the old or the new one, whole."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            nbformat.write(notebook, file)
-        if path.exists():
-            os.chmod(name, path.stat().st_mode)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 class Refuted(Exception):
@@ -143,7 +129,7 @@ def record(path, timeout=TIMEOUT):
         error = Refuted(f"It says {line!r}, and said True: record it again, or change the cell.")
         error.cell = index
         raise error
-    write_atomically(normalise(notebook), path)
+    write_whole(path, nbformat.writes(normalise(notebook)).rstrip("\n") + "\n")
 
 
 def main(arguments=None):

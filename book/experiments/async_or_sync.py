@@ -1,29 +1,23 @@
-"""Measure what the chapter "Async or sync" is about, many times over: what `make experiments` runs.
+"""Measure what the chapter "Async or sync" is about, many times over: what `make experiments` runs."""
 
-Trainings that are to be compared run one after the other in one block, so that what else the machine does meets all of
-them; the chapter compares within blocks only. Each block is added to the file as soon as it is complete, and a later
-call goes on where an earlier one has stopped.
-"""
-
-import argparse
 import contextlib
-import json
 import os
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from book._ext.environment import environment
-from mnistdist import Cluster, read_data_sets, train
+from book.experiments import blocks
+from book.experiments.blocks import Experiment, rotated
+from book.experiments.report import evaluated
+from mnistdist import read_data_sets, train
+from mnistdist._wait import poll
 from mnistdist.datasets import DataSet, Datasets
 
-ROOT = Path(__file__).resolve().parents[2]
-FILE = ROOT / "book" / "experiments" / "async_or_sync.json"
-SMALLEST_PROBABILITY = 1e-10  # as in the text's loss
+FILE = blocks.FOLDER / "async_or_sync.json"
 
 
 @dataclass(frozen=True)
@@ -56,8 +50,9 @@ class Sizes:
 # ------------------------------------------------------------------------------------- what is learned, and how fast
 
 
-def learning(cluster, block, sizes):
+def learning(clusters, block, sizes, results):
     """Train asynchronously, synchronously, and asynchronously with batches twice as large, on as many images."""
+    (cluster,) = clusters
     arms = {
         "async": {"steps": sizes.batches},
         "sync": {"steps": sizes.batches // 2, "sync": True},
@@ -91,11 +86,8 @@ def together(cluster, on_step=None):
                 on_step(record)
             if record.local_step == 1:
                 Path(folder, f"worker-{record.worker}").touch()
-                deadline = time.monotonic() + 60
-                while len(os.listdir(folder)) < workers:
-                    if time.monotonic() > deadline:
-                        raise TimeoutError(f"only {os.listdir(folder)} of {workers} workers within 60 s")
-                    time.sleep(0.001)
+                if not poll(60, lambda: len(os.listdir(folder)) == workers, 0.001):
+                    raise TimeoutError(f"only {os.listdir(folder)} of {workers} workers within 60 s")
 
         yield wait_first
 
@@ -151,21 +143,12 @@ def marks(taken, run, batch_size):
         }
 
 
-def evaluated(values, dataset):
-    """Mean cross entropy of an image and accuracy of the text's network with these four values, without TensorFlow."""
-    hid_w, hid_b, sm_w, sm_b = values
-    logits = np.maximum(dataset.images @ hid_w + hid_b, 0) @ sm_w + sm_b
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    y = powers / powers.sum(axis=1, keepdims=True)
-    right = np.maximum(y[dataset.labels == 1], SMALLEST_PROBABILITY)
-    return float(-np.log(right).mean()), float((y.argmax(1) == dataset.labels.argmax(1)).mean())
-
-
 # ------------------------------------------------------------------------------------- how many steps a second
 
 
-def speed(cluster, block, sizes):
+def speed(clusters, block, sizes, results):
     """Train with workers that are equally fast, that vary from step to step, and of which the last is slow."""
+    (cluster,) = clusters
     conditions = {
         "equal": (None, sizes.equal_rounds, sizes.equal_rounds),
         "varying": (varying(sizes.jitter, block), sizes.rounds, sizes.rounds),
@@ -178,8 +161,9 @@ def speed(cluster, block, sizes):
     return timed(cluster, block, sizes, arms)
 
 
-def backup(cluster, block, sizes):
+def backup(clusters, block, sizes, results):
     """Train three workers, the last of them slow, with rounds that wait for all, for two, for one, for nobody."""
+    (cluster,) = clusters
     late = slow(sizes.delay, cluster)
     arms = {
         "sync, 3 of 3, nobody slow": (None, {"steps": sizes.rounds, "sync": True}),
@@ -193,12 +177,17 @@ def backup(cluster, block, sizes):
 
 def timed(cluster, block, sizes, arms):
     """Train as each of the arms says, and note the rates."""
-    few = Datasets(DataSet(*read_data_sets(one_hot=True).train.next_batch(1000)), None, None)
+    data = few()
     for arm in rotated(arms, block):
         delay, options = arms[arm]
         with together(cluster, delay) as on_step:
-            run = train(cluster, data=few, seed=block, on_step=on_step, design="listing", step_timeout=300, **options)
+            run = train(cluster, data=data, seed=block, on_step=on_step, design="listing", step_timeout=300, **options)
         yield {"arm": arm, **rates(run, sizes)}
+
+
+def few():
+    """A small training set, for experiments that do not ask what is learned."""
+    return Datasets(DataSet(*read_data_sets(one_hot=True).train.next_batch(1000)), None, None)
 
 
 def slow(seconds, cluster):
@@ -224,18 +213,23 @@ def varying(mean, block):
     return on_step
 
 
+def warm_steps(run, sizes):
+    """The steps within the time that begins when the last worker is warm and ends with the first one; begin; end."""
+    steps = run.steps[run.steps["local_step"] > sizes.warm_up]
+    if steps["worker"].nunique() < run.steps["worker"].nunique():
+        raise RuntimeError(f"a worker made no more than {sizes.warm_up} steps: measure longer")
+    begin, end = steps.groupby("worker")["start"].min().max(), steps.groupby("worker")["end"].max().min()
+    return steps[(steps["start"] >= begin) & (steps["end"] <= end)], begin, end
+
+
 def rates(run, sizes):
     """Updates and batches a second, each worker's batches too, and the batches of an update.
 
     All of them from when the last worker is warm to when the first one ends.
     """
-    steps = run.steps
-    warm = steps[steps["local_step"] > sizes.warm_up].groupby("worker")["start"].min()
-    if len(warm) < steps["worker"].nunique():
-        raise RuntimeError(f"a worker made no more than {sizes.warm_up} steps: measure longer")
-    begin, end = warm.max(), steps.groupby("worker")["end"].max().min()
-    within = steps[(steps["end"] > begin) & (steps["end"] <= end)]
-    counts = within.groupby("worker").size().reindex(warm.index, fill_value=0)
+    _, begin, end = warm_steps(run, sizes)
+    within = run.steps[(run.steps["end"] > begin) & (run.steps["end"] <= end)]
+    counts = within.groupby("worker").size().reindex(range(len(run.results)), fill_value=0)
     updates = within["global_step_after"].max() - within["global_step_after"].min() + (0 if run.sync else 1)
     return {
         "seconds": round(end - begin, 3),
@@ -246,80 +240,16 @@ def rates(run, sizes):
     }
 
 
-def rotated(arms, block):
-    """The arms in an order that begins with another one in each block."""
-    names = list(arms)
-    start = block % len(names)
-    return names[start:] + names[:start]
-
-
-# ------------------------------------------------------------------------------------- the file
-
-EXPERIMENTS = {"learning": (2, learning), "speed": (2, speed), "backup": (3, backup)}  # workers, and what they do
-
-
-def load(path, sizes):
-    """What has been measured so far; nothing yet where there is no file.
-
-    Raises:
-        ValueError: it was measured with other sizes, or elsewhere.
-    """
-    fresh = {"environment": dict(environment()), "sizes": asdict(sizes), **{name: [] for name in EXPERIMENTS}}
-    if not path.exists():
-        return fresh
-    found = json.loads(path.read_text(encoding="utf-8"))
-    for key in "environment", "sizes":
-        changed = [name for name in fresh[key] if fresh[key][name] != found.get(key, {}).get(name)]
-        if changed:
-            raise ValueError(f"{path} was measured with another {', '.join(changed)}: move it away to measure anew")
-    return found
-
-
-def save(results, path):
-    """Write the results, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def measure(path=FILE, sizes=None, *, seconds=None, say=print):
-    """Run the blocks that the file lacks and add them; begin none after ``seconds``. True when none is lacking."""
-    sizes = sizes or Sizes()
-    results, begun = load(path, sizes), time.monotonic()
-    for name, (workers, experiment) in EXPERIMENTS.items():
-        missing = sorted(set(range(sizes.blocks)) - {row["block"] for row in results[name]})
-        if not missing:
-            continue
-        with Cluster(ps=1, workers=workers) as cluster:
-            for block in missing:
-                if seconds is not None and time.monotonic() - begun > seconds:
-                    return False
-                results[name] += [{"block": block, **row} for row in experiment(cluster, block, sizes)]
-                save(results, path)
-                say(f"{name}: block {block + 1} of {sizes.blocks}, {time.monotonic() - begun:.0f} s")
-                cluster.restart()
-    return True
+EXPERIMENTS = {
+    "learning": Experiment(learning, [(1, 2)]),
+    "speed": Experiment(speed, [(1, 2)]),
+    "backup": Experiment(backup, [(1, 3)]),
+}
 
 
 def main(arguments=None):
     """Measure from the command line; return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m book.experiments.async_or_sync", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("--file", type=Path, default=FILE, help="where the results are and go")
-    parser.add_argument("--seconds", type=float, help="begin no block after so many seconds; call again to go on")
-    options = parser.parse_args(arguments)
-    try:
-        complete = measure(options.file, seconds=options.seconds)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print("complete" if complete else "not complete: call again to go on")
-    return 0
+    return blocks.main(arguments, __doc__, file=FILE, sizes=Sizes(), experiments=EXPERIMENTS)
 
 
 if __name__ == "__main__":

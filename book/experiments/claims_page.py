@@ -3,11 +3,10 @@
 import json
 import sys
 
-from book.experiments import async_or_sync as experiments
-from book.experiments import claims
-from book.experiments.async_or_sync import ROOT
+from book.experiments.blocks import FOLDER
+from book.experiments.scorecard import FILES, load_all, scorecard
 
-PAGE = ROOT / "book" / "claims.md"
+PAGE = FOLDER.parent / "claims.md"
 MARK = {"reproduced": "✓", "not reproduced": "✗", "out of reach": "○"}
 
 HEAD = """\
@@ -51,15 +50,14 @@ def page(rows, environments):
 def main():
     """Write the page; returns the exit status."""
     PAGE.write_text(page(*from_results()), encoding="utf-8")
-    print(PAGE.relative_to(ROOT))
+    print(PAGE.relative_to(FOLDER.parents[1]))
     return 0
 
 
 def from_results():
     """The scorecard's rows, and the environment of each file of results."""
-    files = experiments.FILE, claims.FILE
-    stamps = [json.loads(path.read_text(encoding="utf-8"))["environment"] for path in files]
-    return claims.scorecard(claims.load_all()), stamps
+    stamps = [json.loads(path.read_text(encoding="utf-8"))["environment"] for path in FILES]
+    return scorecard(load_all()), stamps
 
 
 if __name__ == "__main__":

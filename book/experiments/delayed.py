@@ -10,7 +10,7 @@ import math
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from book.experiments.async_or_sync import evaluated
+from book.experiments.report import evaluated
 from mnistdist.datasets import DataSet, read_data_sets
 from mnistdist.model import build_model, cross_entropy
 

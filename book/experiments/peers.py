@@ -8,10 +8,7 @@ designs make up to 16 updates a call of the runtime; so do the rows that say it,
 noted every 250 updates or rounds and evaluated afterwards: neither costs time.
 """
 
-import argparse
-import itertools
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -20,7 +17,15 @@ from tqdm import tqdm
 
 from book._ext.environment import write_stamped
 from book.experiments.peer_processes import run_tasks
-from book.experiments.throughput import DESIGNS, EVERY, GOAL, WARM_UP, measure, validation_accuracy
+from book.experiments.report import (
+    accuracy_of,
+    benchmark_options,
+    by_design,
+    hold_to_cores,
+    seconds_to_goal,
+    training_lines,
+)
+from book.experiments.throughput import DESIGNS, EVERY, WARM_UP, measure
 from mnistdist import Cluster, read_data_sets
 from mnistdist.cluster.network import private_network_available
 from mnistdist.errors import PLAIN
@@ -49,11 +54,10 @@ def score(record, validation, warm_up=WARM_UP):
     """Rate after the first ``warm_up`` steps, seconds to the goal (None: not reached), accuracy, from one's record."""
     made, ends, notes = record["made"], record["ends"], record["notes"]
     first = next(i for i, after in enumerate(made) if after >= warm_up)
-    scores = [(at - ends[0], validation_accuracy(parameters, validation)) for _, at, parameters in notes]
-    pairs = itertools.pairwise(scores)
+    scores = [(at - ends[0], accuracy_of(parameters, validation)) for _, at, parameters in notes]
     return {
         "rate": (made[-1] - made[first]) / (ends[-1] - ends[first]),
-        "seconds": next((now[0] for now, then in pairs if min(now[1], then[1]) >= GOAL), None),
+        "seconds": seconds_to_goal(scores),
         "accuracy": scores[-1][1],
         "steps": made[-1],
     }
@@ -108,41 +112,20 @@ def benchmark(repeats):
 
 def summary(rows):
     """A line a row of the table: medians, and the ratios of each repeat to the listing's of the same repeat."""
-    by_design, left_out = {}, []
-    for row in rows:
-        if "left_out" in row:
-            left_out.append(f"{row['design']} is left out: {row['left_out']}")
-        else:
-            by_design.setdefault(row["design"], {})[row["repeat"]] = row
-    lines = [
-        f"{'':<52}{'a second':>8}{'batches':>9}{'ratio':>8} {'(spread)':<15}{'s to 97%':<20}accuracy",
-    ]
-    for name, mine in by_design.items():
-        ratio = [row["batches"] / by_design[BASE][repeat]["batches"] for repeat, row in mine.items()]
-        rate, batches, accuracy = (
-            statistics.median(row[what] for row in mine.values()) for what in ("rate", "batches", "accuracy")
-        )
-        seconds = [row["seconds"] for row in mine.values() if row["seconds"] is not None]
-        reached = f"{statistics.median(seconds):7.1f} ({len(seconds)} of {len(mine)})" if seconds else "    not reached"
-        spread = f"({min(ratio):.2f} to {max(ratio):.2f})"
-        noisy = " noisy" if max(ratio) > 1.25 * min(ratio) else ""
-        lines.append(
-            f"{name:<52}{rate:8.0f}{batches:9.0f}{statistics.median(ratio):8.2f} {spread:<15}{reached:<20}"
-            f"{accuracy:.4f}{noisy}"
-        )
-    return "\n".join(lines + left_out)
+    measured = by_design(row for row in rows if "left_out" not in row)
+    designs = []
+    for name, mine in measured.items():
+        ratios = [row["batches"] / measured[BASE][repeat]["batches"] for repeat, row in mine.items()]
+        designs.append((name, list(mine.values()), ratios))
+    left_out = [f"{row['design']} is left out: {row['left_out']}" for row in rows if "left_out" in row]
+    rates = {"rate": f"{'a second':>8}", "batches": f"{'batches':>9}"}
+    return "\n".join([*training_lines(52, rates, designs), *left_out])
 
 
 def main(arguments=None):
     """Measure, print a table, perhaps write JSON; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m book.experiments.peers", description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", help="file for all figures")
-    options = parser.parse_args(arguments)
-    if options.repeats < 1:
-        parser.error("--repeats: expected 1 or more")
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:WORKERS])
+    options = benchmark_options("peers", __doc__, arguments)
+    hold_to_cores(WORKERS)
     rows = benchmark(options.repeats)
     print(summary(rows))
     if options.json:

@@ -5,9 +5,7 @@ at once, then one ``Cluster(ps=1, workers=2)`` entered, restarted and stopped by
 same two cores; prints medians and spread.
 """
 
-import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -17,6 +15,7 @@ import time
 from tqdm import tqdm
 
 from book._ext.environment import write_stamped
+from book.experiments.report import benchmark_options, hold_to_cores, noisy
 
 TASKS = 3
 CLIENT = """
@@ -51,19 +50,13 @@ def cluster_times():
     return json.loads(run.stdout)
 
 
-def main(argv=None):
+def main(arguments=None):
     """Run the benchmark and print its table."""
-    parser = argparse.ArgumentParser(prog="python -m book.experiments.startup", description=__doc__.split("\n")[0])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", help="write every figure to this file as well")
-    arguments = parser.parse_args(argv)
-    if arguments.repeats < 1:
-        parser.error("--repeats: expected 1 or more")
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+    options = benchmark_options("startup", __doc__, arguments, repeats=5)
+    hold_to_cores(2)
     plain_imports()  # once uncounted: files into memory, byte code written
     rows = []
-    for _ in tqdm(range(arguments.repeats), desc="start-up", disable=not sys.stderr.isatty()):
+    for _ in tqdm(range(options.repeats), desc="start-up", disable=not sys.stderr.isatty()):
         plain = plain_imports()
         start, restart, stop = cluster_times()
         rows.append({"three imports": plain, "start": start, "restart": restart, "stop": stop})
@@ -71,10 +64,10 @@ def main(argv=None):
     for name in rows[0]:
         ratios = [row[name] / row["three imports"] for row in rows]
         seconds = statistics.median(row[name] for row in rows)
-        noisy = "  noisy" if max(ratios) > 1.25 * min(ratios) else ""
-        print(f"{name:20}{seconds:10.2f}{statistics.median(ratios):34.2f}{min(ratios):8.2f}{max(ratios):8.2f}{noisy}")
-    if arguments.json:
-        write_stamped(arguments.json, rows)
+        spread = f"{statistics.median(ratios):34.2f}{min(ratios):8.2f}{max(ratios):8.2f}{noisy(ratios)}"
+        print(f"{name:20}{seconds:10.2f}{spread}")
+    if options.json:
+        write_stamped(options.json, rows)
 
 
 if __name__ == "__main__":

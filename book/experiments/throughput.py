@@ -6,19 +6,16 @@ one process). The parameters are noted every 250 updates and evaluated afterward
 accuracy is reached at the first of two evaluations in a row at 97% or above.
 """
 
-import argparse
-import itertools
-import statistics
 import time
 
-import numpy as np
 from ipyparallel.error import RemoteError
 from tqdm import tqdm
 
 from book._ext.environment import write_stamped
+from book.experiments.report import accuracy_of, benchmark_options, by_design, seconds_to_goal, training_lines
 from mnistdist import Cluster, read_data_sets
 
-EVERY, GOAL, BATCH, WARM_UP = 250, 0.97, 100, 200
+EVERY, BATCH, WARM_UP = 250, 100, 200
 MOST_FAILURES = 2  # of one training: a step without a second try may fail though nothing is wrong
 
 # name: (workers, what to run, options, updates or rounds)
@@ -75,13 +72,6 @@ def run_design(design, options, steps, seed, container):
     return [record.global_step_after for record in records], [record.end for record in records], notes
 
 
-def validation_accuracy(parameters, validation):
-    """The share of the validation set that these parameters get right, in NumPy."""
-    hidden = np.maximum(validation.images @ parameters["hid_w"] + parameters["hid_b"], 0)
-    found = (hidden @ parameters["sm_w"] + parameters["sm_b"]).argmax(1)
-    return float((found == validation.labels.argmax(1)).mean())
-
-
 def measure(cluster, name, repeat, validation):
     """One design, once: updates a second after the first ones, seconds to the goal (None: not reached), accuracy."""
     _, design, options, steps = DESIGNS[name]
@@ -98,12 +88,10 @@ def measure(cluster, name, repeat, validation):
         rate = (points[-1][1] - points[first][1]) / (points[-1][0] - points[first][0])
     start = min(ends[0] for _, ends, _ in results)
     notes, spent, scores = results[0][2], 0.0, []
-    for after, at, cost, parameters in notes:
-        scores.append((after, at - start - spent, validation_accuracy(parameters, validation)))
+    for _, at, cost, parameters in notes:
+        scores.append((at - start - spent, accuracy_of(parameters, validation)))
         spent += cost
-    pairs = itertools.pairwise(scores)
-    reached = next((now[1] for now, then in pairs if min(now[2], then[2]) >= GOAL), None)
-    outcome = {"rate": rate, "seconds": reached, "accuracy": scores[-1][2], "steps": scores[-1][0]}
+    outcome = {"rate": rate, "seconds": seconds_to_goal(scores), "accuracy": scores[-1][1], "steps": notes[-1][0]}
     return outcome | ({"failures": failures} if failures else {})
 
 
@@ -138,34 +126,18 @@ def benchmark(repeats, names=tuple(DESIGNS)):
 
 def summary(rows):
     """A line a design: medians, and the ratios of each repeat to the listing's of the same repeat."""
-    by_design, lines = {}, []
-    for row in rows:
-        by_design.setdefault(row["design"], {})[row["repeat"]] = row
-    for name, mine in by_design.items():
-        base = by_design.get("listing, sync (rounds)" if "rounds" in name else "listing, async", mine)
-        rate = [mine[r]["rate"] for r in mine]
-        ratio = [mine[r]["rate"] / base[r]["rate"] for r in mine if r in base]
-        seconds = [mine[r]["seconds"] for r in mine if mine[r]["seconds"] is not None]
-        reached = f"{statistics.median(seconds):7.1f} ({len(seconds)} of {len(mine)})" if seconds else "    not reached"
-        spread = f"({min(ratio):.2f} to {max(ratio):.2f})"
-        noisy = " noisy" if max(ratio) > 1.25 * min(ratio) else ""
-        accuracy = statistics.median(mine[r]["accuracy"] for r in mine)
-        lines.append(
-            f"{name:<46}{statistics.median(rate):8.0f}{statistics.median(ratio):8.2f} {spread:<15}{reached:<20}"
-            f"{accuracy:.4f}{noisy}"
-        )
+    measured, designs = by_design(rows), []
+    for name, mine in measured.items():
+        base = measured.get("listing, sync (rounds)" if "rounds" in name else "listing, async", mine)
+        ratios = [mine[repeat]["rate"] / base[repeat]["rate"] for repeat in mine if repeat in base]
+        designs.append((name, list(mine.values()), ratios))
     failures = [f"{row['design']}: failed, made again: {why}" for row in rows for why in row.get("failures", ())]
-    head = f"{'':<46}{'a second':>8}{'ratio':>8} {'(spread)':<15}{'s to 97%':<20}accuracy"
-    return "\n".join([head, *lines, *failures])
+    return "\n".join([*training_lines(46, {"rate": f"{'a second':>8}"}, designs), *failures])
 
 
 def main(arguments=None):
     """Measure, print a table, perhaps write JSON; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m book.experiments.throughput", description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", help="file for all figures")
-    parser.add_argument("--only", nargs="*", default=list(DESIGNS), choices=list(DESIGNS), metavar="DESIGN")
-    options = parser.parse_args(arguments)
+    options = benchmark_options("throughput", __doc__, arguments, only=DESIGNS)
     rows = benchmark(options.repeats, options.only)
     print(summary(rows))
     if options.json:

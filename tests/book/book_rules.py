@@ -267,34 +267,6 @@ def plotting_is_hidden(notebook):
     return complaints
 
 
-def alt_complaint(alt):
-    """What is wrong with a picture's text alternative, or None."""
-    if not alt or not alt.strip():
-        return "no alt text"
-    if re.match(r"(an? |the )?(figure|image|picture|plot|chart|graph|diagram|drawing|screenshot)\b", alt.strip(), re.I):
-        return f"alt text says that it is a picture, not what it shows: {alt[:50]!r}"
-    if len(alt.split()) < 6:
-        return f"alt text of fewer than 6 words: {alt!r}"
-    return None
-
-
-def figures_have_alt(notebook):
-    """Pictures have alt text and a caption, in the cell's metadata `mystnb`, and a cell of their own."""
-    complaints = []
-    for i, cell in code_cells(notebook):
-        if not images(cell):
-            continue
-        told = cell.metadata.get("mystnb", {})
-        problem = alt_complaint(told.get("image", {}).get("alt"))
-        if problem:
-            complaints.append(f"cell {i}: {problem}")
-        if not told.get("figure", {}).get("caption") or not told.get("figure", {}).get("name"):
-            complaints.append(f"cell {i}: a figure needs a caption and a name")
-        if len(cell.outputs) > 1:
-            complaints.append(f"cell {i}: {len(cell.outputs)} outputs: a figure is to be its cell's only one")
-    return complaints
-
-
 def clusters_are_stopped(notebook):
     """A cluster started without `with` is stopped further down."""
     sources = [(i, cell.source) for i, cell in code_cells(notebook)]
@@ -319,6 +291,5 @@ CELL_RULES = [
     imports_together,
     one_tensorflow,
     plotting_is_hidden,
-    figures_have_alt,
     clusters_are_stopped,
 ]

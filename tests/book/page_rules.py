@@ -1,6 +1,7 @@
-"""The book's rules on its text: structure of a chapter, exercises, pictures, links and citations.
+"""The book's rules on its text: structure of a chapter, exercises, pictures.
 
-`CHAPTER_RULES` apply to a notebook, `TEXT_RULES` to every page's Markdown, `broken_links` to the book as a whole.
+`CHAPTER_RULES` apply to a notebook, `TEXT_RULES` to every page's Markdown. Links, pictures, references and citations
+that lead nowhere are found by the book's build, in which every warning is an error.
 """
 
 import itertools
@@ -11,11 +12,10 @@ from pathlib import Path
 import nbformat
 import yaml
 from markdown_it.renderer import RendererHTML
-from mdit_py_plugins.anchors.index import slugify
 from myst_parser.config.main import MdParserConfig
 from myst_parser.parsers.mdit import create_md_parser
 
-from tests.book.book_rules import alt_complaint
+from tests.book.book_rules import code_cells, images
 
 ROOT = Path(__file__).parents[2]
 EXTENSIONS = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["parse"]["myst_enable_extensions"]
@@ -101,6 +101,17 @@ def nothing_forbidden(text):
     return [f"forbidden: {match[0]!r}" for match in re.finditer(FORBIDDEN, text)]
 
 
+def alt_complaint(alt):
+    """What is wrong with a picture's text alternative, or None."""
+    if not alt or not alt.strip():
+        return "no alt text"
+    if re.match(r"(an? |the )?(figure|image|picture|plot|chart|graph|diagram|drawing|screenshot)\b", alt.strip(), re.I):
+        return f"alt text says that it is a picture, not what it shows: {alt[:50]!r}"
+    if len(alt.split()) < 6:
+        return f"alt text of fewer than 6 words: {alt!r}"
+    return None
+
+
 def pictures_have_alt(text):
     alts = [(token.attrs["src"], token.content) for token in inline(text) if token.type == "image"]
     alts += [(d.argument, d.options.get("alt")) for d in directives(text) if d.name in ("figure", "image")]
@@ -164,76 +175,31 @@ def exercises_are_solved(notebook):
     return complaints
 
 
-CHAPTER_RULES = [opens_with_table, closes_in_order, exercises_are_solved]
+def figures_have_alt(notebook):
+    """Pictures have alt text and a caption, in the cell's metadata `mystnb`, and a cell of their own."""
+    complaints = []
+    for i, cell in code_cells(notebook):
+        if not images(cell):
+            continue
+        told = cell.metadata.get("mystnb", {})
+        problem = alt_complaint(told.get("image", {}).get("alt"))
+        if problem:
+            complaints.append(f"cell {i}: {problem}")
+        if not told.get("figure", {}).get("caption") or not told.get("figure", {}).get("name"):
+            complaints.append(f"cell {i}: a figure needs a caption and a name")
+        if len(cell.outputs) > 1:
+            complaints.append(f"cell {i}: {len(cell.outputs)} outputs: a figure is to be its cell's only one")
+    return complaints
+
+
+CHAPTER_RULES = [opens_with_table, closes_in_order, exercises_are_solved, figures_have_alt]
 
 
 def read_page(path):
-    """(Markdown, labels of figures that cells draw) of a page, notebook or Markdown file."""
-    if path.suffix != ".ipynb":
-        return path.read_text(encoding="utf-8"), set()
-    notebook = nbformat.read(path, as_version=4)
-    figures = {cell.metadata.get("mystnb", {}).get("figure", {}).get("name") for cell in notebook.cells}
-    return markdown(notebook), figures - {None}
-
-
-def anchors(text):
-    """What `#...` can name on a page: its headings, as the renderer shortens them."""
-    found = []
-    for _, title in headings(text):
-        slug = slugify(title)
-        repeated = sum(re.fullmatch(rf"{re.escape(slug)}(-\d+)?", other) is not None for other in found)
-        found.append(f"{slug}-{repeated}" if repeated else slug)
-    return set(found)
-
-
-def labels(text, figures=()):
-    """What roles can name on a page: `(label)=`, names and labels of directives, figures drawn by cells."""
-    named = {d.options[key] for d in directives(text) for key in ("name", "label") if key in d.options}
-    return {token.content for token in tokens(text) if token.type == "myst_target"} | named | set(figures)
-
-
-def links(text):
-    """(kind, target) of what a page points to: "link", "picture", or the name of a role."""
-    for token in inline(text):
-        if token.type == "link_open":
-            yield "link", token.attrs["href"]
-        elif token.type == "image":
-            yield "picture", token.attrs["src"]
-        elif token.type == "myst_role":
-            yield token.meta["name"], re.sub(r"^.*<([^>]+)>$", r"\1", token.content, flags=re.S).strip()
-    yield from (("picture", d.argument) for d in directives(text) if d.name in ("figure", "image"))
-
-
-def broken_links(pages, bibliography=""):
-    """Every link, anchor, reference and citation that leads nowhere, over all pages of a book.
-
-    Args:
-        pages: the paths of the pages.
-        bibliography: the text of the BibTeX file.
-    """
-    read = {path.resolve(): read_page(path) for path in pages}
-    every_label = set().union(*(labels(*page) for page in read.values()))
-    keys = set(re.findall(r"^@\w+\{([^,\s]+),", bibliography, re.M))
-
-    def leads_nowhere(path, kind, target):
-        if kind in ("link", "picture"):
-            file, _, anchor = target.partition("#")
-            page = (path.parent / file).resolve() if file else path
-            known = anchors(read[page][0]) | every_label if page in read else set()
-            outside = re.match(r"(https?|mailto):", target)
-            return not outside and (not page.exists() or (anchor and anchor not in known))
-        if kind.startswith("cite"):
-            return not {key.strip() for key in target.split(",")} <= keys
-        if kind == "doc":
-            return not any((path.parent / (target + end)).exists() for end in (".ipynb", ".md"))
-        return kind in ("ref", "numref", "eq") and target not in every_label
-
-    return [
-        f"{path.name}: {kind} to {target}"
-        for path, (text, _) in read.items()
-        for kind, target in links(text)
-        if leads_nowhere(path, kind, target)
-    ]
+    """The Markdown of a page, notebook or Markdown file."""
+    if path.suffix == ".ipynb":
+        return markdown(nbformat.read(path, as_version=4))
+    return path.read_text(encoding="utf-8")
 
 
 def book_pages(root):

@@ -12,7 +12,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from mnistdist.training import train
 from mnistdist.training.spec import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN
 from tests.book.book_rules import CELL_RULES, ROOT
-from tests.book.page_rules import CHAPTER_RULES, TEXT_RULES, book_pages, broken_links, read_page
+from tests.book.page_rules import CHAPTER_RULES, TEXT_RULES, book_pages, read_page
 
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 PAGES = book_pages(ROOT)
@@ -27,11 +27,7 @@ def test_a_chapter_keeps_the_rules(path, rule):
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 @pytest.mark.parametrize("rule", TEXT_RULES, ids=lambda rule: rule.__name__)
 def test_a_page_keeps_the_rules(path, rule):
-    assert rule(read_page(path)[0]) == []
-
-
-def test_no_link_reference_or_citation_leads_nowhere():
-    assert broken_links(PAGES, (ROOT / "book" / "references.bib").read_text(encoding="utf-8")) == []
+    assert rule(read_page(path)) == []
 
 
 def test_every_page_is_in_the_table_of_contents():
@@ -182,30 +178,9 @@ def test_a_text_rule_catches_what_it_is_for(text, complaint):
     assert any(complaint in found for found in said), said
 
 
-def test_broken_links_are_found(tmp_path):
-    (tmp_path / "a.md").write_text(
-        "(here)=\n# A page\n\n[b](b.md) [b](b.md#b-page) {doc}`b` {ref}`here` {cite:p}`k` ![x](x.png)\n"
-    )
-    (tmp_path / "b.md").write_text("# B page\n")
-    (tmp_path / "x.png").write_text("")
-    pages = [tmp_path / "a.md", tmp_path / "b.md"]
-    assert broken_links(pages, "@book{k,\n}") == []
-    (tmp_path / "b.md").write_text("# C page\n\n[a](c.md) {ref}`there` {numref}`fig-none` {cite:t}`k,m` {doc}`c`\n")
-    (tmp_path / "x.png").unlink()
-    assert [line.split(": ")[1] for line in broken_links(pages, "@book{k,\n}")] == [
-        "link to b.md#b-page",
-        "picture to x.png",
-        "link to c.md",
-        "ref to there",
-        "numref to fig-none",
-        "cite:t to k,m",
-        "doc to c",
-    ]
-
-
 def test_pages_say_how_many_steps_a_run_of_the_fast_design_makes():
     assert STEPS_PER_RUN == 16 and LOCAL_STEPS_PER_RUN == 40
-    assert "groups of sixteen" in read_page(ROOT / "book" / "quickstart.ipynb")[0]
+    assert "groups of sixteen" in read_page(ROOT / "book" / "quickstart.ipynb")
     assert "fast, 16 steps a run" in (ROOT / "book" / "where_a_step_goes.ipynb").read_text(encoding="utf-8")
     assert re.search(r"None for 16, .* None for 40", " ".join(train.__doc__.split()))
 

@@ -1,6 +1,5 @@
-"""The tools behind make: the installer's plain messages, recording, sanitizing, the buttons of the pages."""
+"""The tools behind make: recording, sanitizing, the buttons of the pages."""
 
-import importlib.util
 import platform
 import re
 import socket
@@ -13,121 +12,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from pygments.token import Token
 
 from book._ext import extension as book_extension
-from book._ext import install, record
-from book._ext.environment import environment
+from book._ext import record
+from book._ext.environment import environment, write_whole
 from tests.book.book_rules import SANITIZERS
-
-
-@pytest.fixture
-def checkout(tmp_path, monkeypatch):
-    """A project folder for the installer, with a lock file, and pip and venv replaced by notes of their calls."""
-    calls = []
-    (tmp_path / "requirements.lock").write_text("a==1\n")
-    (tmp_path / "pyproject.toml").write_text('requires-python = ">=3.10,<3.14"\n')
-    venv = tmp_path / ".venv"
-    for name, path in {
-        "ROOT": tmp_path,
-        "VENV": venv,
-        "STAMP": venv / "stamp",
-        "LOG": venv / "log",
-        "LOCK": tmp_path / "requirements.lock",
-        "PROJECT": tmp_path / "pyproject.toml",
-    }.items():
-        monkeypatch.setattr(install, name, path)
-
-    def make_environment():
-        calls.append("venv")
-        venv.mkdir(exist_ok=True)
-        (venv / "stamp").write_text("started\n")
-
-    monkeypatch.setattr(install, "make_environment", make_environment)
-    monkeypatch.setattr(install, "venv_version", lambda: (3, 11) if venv.exists() else None)
-    monkeypatch.setattr(install, "pip", lambda *arguments: calls.append("pip"))
-    return SimpleNamespace(path=tmp_path, calls=calls)
-
-
-def fails(capsys):
-    """What the installer says when it fails: one line, on stderr, with status 1."""
-    assert install.main([]) == 1
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    return line
-
-
-def test_it_supports_what_pyproject_says():
-    assert install.supported_versions() == ((3, 10), (3, 14))
-
-
-@pytest.mark.parametrize("version", [(2, 7, 18), (3, 6, 0), (3, 9, 18), (3, 14, 0)])
-def test_an_unsupported_python_is_named(version, monkeypatch):
-    monkeypatch.setattr(install, "runs", lambda name: name == "python3.12")
-    with pytest.raises(install.InstallError) as caught:
-        install.check_python(version, "/usr/bin/python")
-    assert str(caught.value) == (
-        f"Python {version[0]}.{version[1]} at /usr/bin/python is not supported: this needs Python 3.10 to 3.13. "
-        "Try: make PYTHON=python3.12"
-    )
-
-
-@pytest.mark.parametrize("version", [(3, 10, 0), (3, 13, 1)])
-def test_a_supported_python_passes(version):
-    install.check_python(version, "/usr/bin/python")
-
-
-def test_a_missing_venv_module_is_one_line(monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ensurepip" else find(name))
-    with pytest.raises(install.InstallError, match=r"lacks the module ensurepip: .*apt install python3\.\d+-venv"):
-        install.check_venv_module()
-
-
-def test_a_small_disk_is_refused_before_anything_is_downloaded():
-    install.check_disk(install.NEEDED_BYTES)
-    with pytest.raises(install.InstallError, match=r"1\.5 GB free, and the environment needs 4 GB"):
-        install.check_disk(1_500_000_000)
-
-
-@pytest.mark.parametrize(
-    ("log", "reason"),
-    [
-        ("ERROR: Could not install packages: [Errno 28] No space left on device", "The disk is full: make room"),
-        ("WARNING: Retrying ... NewConnectionError\nERROR: No matching distribution found", "can't be reached"),
-        ("Collecting a\nERROR: No matching distribution found for a==1\n", "No matching distribution found for a==1"),
-        ("", "pip failed without saying why"),
-    ],
-)
-def test_what_pip_says_becomes_one_line(log, reason):
-    assert reason in install.explain(log)
-    assert "\n" not in install.explain(log)
-
-
-def test_a_second_install_does_nothing_and_a_changed_lock_brings_it_up_to_date(checkout):
-    assert install.main([]) == 0
-    assert checkout.calls == ["venv", "pip", "pip"]
-    assert install.main([]) == 0
-    assert checkout.calls == ["venv", "pip", "pip"]
-    (checkout.path / "requirements.lock").write_text("a==2\n")
-    assert install.main([]) == 0
-    assert checkout.calls == ["venv", "pip", "pip", "pip", "pip"]
-
-
-def test_an_interrupted_install_starts_over(checkout, monkeypatch, capsys):
-    def interrupted(*arguments):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(install, "pip", interrupted)
-        assert fails(capsys).startswith("Interrupted: run make again")
-    (checkout.path / ".venv" / "half a package").touch()
-    assert install.main([]) == 0
-    assert not (checkout.path / ".venv" / "half a package").exists()
-
-
-def test_a_full_disk_in_the_middle_is_one_line(checkout, monkeypatch, capsys):
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(install, "pip", full)
-    assert fails(capsys).startswith("The disk is full")
 
 
 def test_recording_keeps_ids_and_tags_and_drops_the_machine():
@@ -180,19 +67,23 @@ def test_a_claim_that_is_not_true_any_more_is_not_recorded(tmp_path, monkeypatch
     assert says("above 0.9: True\nof 3: False\n") == 0
 
 
-def test_a_half_written_notebook_never_takes_the_place_of_a_whole_one(tmp_path, monkeypatch):
-    path = tmp_path / "a.ipynb"
-    path.write_text("whole")
+def test_a_half_written_file_never_takes_the_place_of_a_whole_one(tmp_path, monkeypatch):
+    path = tmp_path / "folder" / "a.json"
+    write_whole(path, "whole")
+    path.chmod(0o600)
 
-    def full(notebook, file):
-        file.write("half")
+    def full(self, text, **options):
+        self.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(nbformat, "write", full)
-    with pytest.raises(OSError, match="No space"):
-        record.write_atomically(new_notebook(), path)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(path), "write_text", full)
+        with pytest.raises(OSError, match="No space"):
+            write_whole(path, "new")
     assert path.read_text() == "whole"
-    assert [each.name for each in tmp_path.iterdir()] == ["a.ipynb"]
+    write_whole(path, "new")
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("new", 0o600)
+    assert [each.name for each in path.parent.iterdir()] == ["a.json"]
 
 
 def sanitized(text):

@@ -1,4 +1,4 @@
-"""The scorecard: training with gradients of a known age against NumPy; the rule; resuming; the committed results."""
+"""The scorecard: training with gradients of a known age against NumPy; the committed results."""
 
 import json
 import math
@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from book._ext.environment import environment
-from book.experiments import claims
-from book.experiments.claims import Sizes, load, load_all, measure, tuned
-from book.experiments.scorecard import CLAIMS, Claim, Comparison, column, compare, holm, scorecard, sign_flip
+from book.experiments import claims, known_ages
+from book.experiments.claims import Sizes
+from book.experiments.comparisons import column
+from book.experiments.known_ages import tuned
+from book.experiments.scorecard import CLAIMS, load_all, scorecard
 from mnistdist.datasets import DataSet, read_data_sets
 from tests.book.book_rules import ROOT
 
@@ -90,12 +92,12 @@ TINY = Sizes(blocks=2, pilots=1, delayed=16, warm_up_delayed=4, locking=80, live
 
 
 def test_one_process_experiments_have_every_arm(monkeypatch):
-    monkeypatch.setattr(claims, "GRIDS", {name: rates[1:3] for name, rates in claims.GRIDS.items()})
+    monkeypatch.setattr(known_ages, "GRIDS", {name: rates[1:3] for name, rates in known_ages.GRIDS.items()})
     results = {}
     for name in "pilot", "staleness", "adagrad_warm_up", "scaling":
-        results[name] = [{"block": 0, **row} for row in claims.EXPERIMENTS[name][1]([], 0, TINY, results)]
+        results[name] = [{"block": 0, **row} for row in claims.EXPERIMENTS[name].run([], 0, TINY, results)]
     assert len(results["pilot"]) == 8
-    assert set(tuned(results["pilot"])) == set(claims.GRIDS)
+    assert set(tuned(results["pilot"])) == set(known_ages.GRIDS)
     for name in "staleness", "adagrad_warm_up", "scaling":
         assert sorted(row["arm"] for row in results[name]) == sorted(ARMS[name])
     low = next(row["rate"] for row in results["scaling"] if row["arm"].startswith("low"))
@@ -155,136 +157,6 @@ def test_locks_shards_and_live_staleness_are_measured(cluster):
         assert 0 <= row["staleness"] <= 5
 
 
-# ------------------------------------------------------------------------------------------ the file
-
-
-@pytest.fixture
-def pretend(monkeypatch):
-    """Experiments that measure nothing, and a list of what was run."""
-    ran = []
-
-    def experiment(name):
-        def run(clusters, block, sizes, results):
-            ran.append((name, block, len(results["first"])))
-            yield {"arm": "a", "value": block}
-
-        return run
-
-    experiments = {name: ([], experiment(name)) for name in ("first", "second")}
-    monkeypatch.setattr(claims, "EXPERIMENTS", experiments)
-    return ran
-
-
-def test_measuring_goes_on_where_it_stopped(tmp_path, pretend):
-    path = tmp_path / "folder" / "claims.json"
-    assert not measure(path, TINY, seconds=-1, say=pretend.append)
-    assert not path.exists()
-    assert measure(path, TINY, say=lambda line: None)
-    everything = [("first", 0, 0), ("first", 1, 1), ("second", 0, 2), ("second", 1, 2)]
-    assert pretend == everything
-    results = json.loads(path.read_text())
-    results["first"] = [row for row in results["first"] if row["block"] == 1]
-    path.write_text(json.dumps(results))
-    assert measure(path, TINY, say=lambda line: None)
-    assert pretend == [*everything, ("first", 0, 1)]
-    assert [file.name for file in path.parent.iterdir()] == ["claims.json"]
-
-
-def test_results_of_another_machine_or_size_are_not_mixed(tmp_path, pretend, capsys):
-    path = tmp_path / "claims.json"
-    measure(path, TINY, say=lambda line: None)
-    with pytest.raises(ValueError, match="measured with another"):
-        load(path, Sizes())
-    assert claims.main(["--file", str(path)]) == 1
-    assert "move it away to measure anew" in capsys.readouterr().err
-
-
-# ------------------------------------------------------------------------------------------ the rule
-
-BELOW = (0.7, 0.8, 0.75, 0.9, 0.85, 0.7, 0.8, 0.95, 0.6, 0.8)
-NOISE = (0.8, 1.2, 1.1, 0.9, 1.3, 0.7, 1.05, 0.97, 1.2, 0.85)
-
-
-def verdict(*comparisons, others=0):
-    """Verdict and reason of one claim on these comparisons, among others that show nothing."""
-    rows = [Claim("key", "It.", "theirs", lambda results: comparisons, "")]
-    noise = compare("noise", NOISE, "below")
-    rows += [Claim("key", f"Other {n}.", "", lambda results: [noise], "") for n in range(others)]
-    row = scorecard({}, rows)[0]
-    return row["verdict"], row["why"]
-
-
-def test_what_comes_out_on_the_claims_side_is_reproduced():
-    said = verdict(compare("a / b", BELOW, "below"))
-    assert said == ("reproduced", "All of it comes out as claimed (p = 0.002).")
-
-
-def test_what_comes_out_on_the_other_side_is_not():
-    said = verdict(compare("a / b", BELOW, "above"))
-    assert said == ("not reproduced", "The opposite is shown (p = 0.002): a / b is below 1.")
-
-
-def test_noise_shows_nothing():
-    word, why = verdict(compare("a / b", NOISE, "above"))
-    assert word == "not reproduced"
-    assert why.startswith("Nothing is shown either way (p = ")
-    assert verdict(compare("a / b", NOISE, "below"))[0] == "not reproduced"
-
-
-def test_the_side_is_that_of_what_is_tested():
-    # Most ratios are just above 1, the others far below: the median says one thing, the sum of the logarithms another.
-    skewed = (1.01,) * 6 + (0.01,) * 4
-    word, why = verdict(compare("a / b", skewed, "above"))
-    assert word == "not reproduced"
-    assert "Nothing is shown" in why
-    assert not compare("a / b", skewed, "above").holds
-
-
-def test_a_claim_is_as_good_as_its_worst_comparison():
-    word, why = verdict(compare("good", BELOW, "below"), compare("bad", NOISE, "below"))
-    assert word == "not reproduced"
-    assert why.endswith(": bad.")
-    word, why = verdict(compare("good", BELOW, "below"), compare("bad", BELOW, "above"))
-    assert (word, why) == ("not reproduced", "The opposite is shown (p = 0.004): bad is below 1.")
-    all_bad = [compare(f"bad {number}", BELOW, "above") for number in range(6)]
-    assert verdict(*all_bad) == ("not reproduced", "The opposite is shown (p = 0.002): bad 0 is below 1.")
-    assert "Nothing is shown" in verdict(*all_bad, compare("noise", tuple(1 / v for v in NOISE), "below"))[1]
-
-
-def test_equality_has_to_be_shown():
-    close = tuple(np.linspace(0.97, 1.04, 10))
-    assert verdict(compare("a / b", close, "at", 0.1))[0] == "reproduced"
-    assert verdict(compare("a / b", NOISE, "at", 0.1))[0] == "not reproduced"
-    assert "below 1 by more than 10%" in verdict(compare("a / b", BELOW, "at", 0.1))[1]
-    assert "above 1 by more than 10%" in verdict(compare("a / b", tuple(1 / v for v in BELOW), "at", 0.1))[1]
-
-
-def test_many_claims_need_more():
-    nine = (*BELOW[:9], 1.02)
-    assert verdict(compare("a / b", nine, "below"))[0] == "reproduced"
-    assert verdict(compare("a / b", nine, "below"), others=20)[0] == "not reproduced"
-    assert verdict(compare("a / b", BELOW, "below"), others=20)[0] == "reproduced"
-    five = BELOW[:5]
-    assert verdict(compare("a / b", five, "below"))[0] == "not reproduced"
-
-
-def test_what_cannot_be_tried_is_out_of_reach():
-    (row,) = scorecard({}, [Claim("key", "It.", "theirs", None, "It takes a hundred machines")])
-    assert row["verdict"] == "out of reach"
-    assert row["why"] == "It takes a hundred machines."
-    assert row["ours"] == "not measured"
-
-
-def test_statistics_are_those_of_the_chapter():
-    # Darwin's maize: Fisher (1935) counts 863 of 32,768 sums in the one tail as large as the one observed.
-    maize = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
-    assert sign_flip(maize) == pytest.approx(2 * 863 / 2**15)
-    assert holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005}) == pytest.approx(
-        {"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02}
-    )
-    assert Comparison("a / b", BELOW, "below").p == pytest.approx(2 / 2**10)
-
-
 # ------------------------------------------------------------------------------------------ the committed results
 
 ARMS = {
@@ -327,7 +199,7 @@ def test_the_committed_results_are_complete():
         counts = Counter((row["block"], row["arm"]) for row in results[name])
         assert counts == Counter((block, arm) for block in range(sizes.blocks) for arm in arms)
     pilots = Counter((row["optimizer"], row["rate"]) for row in results["pilot"])
-    assert pilots == Counter({(name, rate): sizes.pilots for name, grid in claims.GRIDS.items() for rate in grid})
+    assert pilots == Counter({(name, rate): sizes.pilots for name, grid in known_ages.GRIDS.items() for rate in grid})
     for name in ARMS:
         for row in results[name]:
             numbers = [value for value in row.values() if isinstance(value, float)]

@@ -3,9 +3,8 @@
 import json
 import re
 
-from book.experiments import async_or_sync as experiments
-from book.experiments import claims
 from book.experiments.claims_page import MARK, PAGE, from_results, page
+from book.experiments.scorecard import FILES
 
 
 def test_the_page_is_made_from_the_results():
@@ -13,7 +12,7 @@ def test_the_page_is_made_from_the_results():
 
 
 def test_the_page_says_in_how_many_blocks_its_claims_were_measured():
-    for file in (experiments.FILE, claims.FILE):
+    for file in FILES:
         assert json.loads(file.read_text(encoding="utf-8"))["sizes"]["blocks"] == 10
     assert "in ten blocks;" in PAGE.read_text(encoding="utf-8")
 

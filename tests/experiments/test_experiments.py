@@ -1,4 +1,4 @@
-"""The experiments behind "Async or sync": each of them once, tiny; resuming; the committed results; the statistics."""
+"""The experiments behind "Async or sync": each of them once, tiny; the committed results; the statistics."""
 
 import ast
 import json
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from book._ext.environment import environment
-from book.experiments import async_or_sync as experiments
-from book.experiments.async_or_sync import Sizes, backup, evaluated, learning, load, measure, speed
+from book.experiments.async_or_sync import FILE, Sizes, backup, learning, speed
+from book.experiments.report import evaluated
 from mnistdist import read_data_sets, train
 from tests.book.book_rules import ROOT
 
@@ -30,7 +30,7 @@ ARMS = {
 
 
 def test_learning_looks_at_the_parameters_again_and_again(cluster):
-    row = next(learning(cluster, 1, TINY))
+    row = next(learning([cluster], 1, TINY, {}))
     assert row["arm"] == "sync"
     updates = [mark["updates"] for mark in row["marks"]]
     assert updates[0] <= 2
@@ -50,7 +50,7 @@ def test_a_snapshot_is_worth_what_tensorflow_says(cluster):
 
 
 def test_the_slow_worker_slows_rounds_and_not_the_others(cluster):
-    rows = {row["arm"]: row for row in speed(cluster, 0, TINY)}
+    rows = {row["arm"]: row for row in speed([cluster], 0, TINY, {})}
     assert sorted(rows) == ARMS["speed"]
     assert rows["one slow, sync"]["updates_per_second"] < 1.3 / TINY.delay
     fast, slow = rows["one slow, async"]["worker_batches_per_second"]
@@ -61,75 +61,16 @@ def test_the_slow_worker_slows_rounds_and_not_the_others(cluster):
 
 
 def test_backup_names_what_a_round_waits_for(cluster):
-    row = next(backup(cluster, 3, TINY))
+    row = next(backup([cluster], 3, TINY, {}))
     assert row["arm"] == "sync, 1 of 3"
     assert row["batches_per_update"] >= 1
 
 
-# ------------------------------------------------------------------------------------------ the file
-
-
-@pytest.fixture
-def pretend(monkeypatch):
-    """Experiments that measure nothing, and a list of what was run."""
-    ran = []
-
-    class NoCluster:
-        def __init__(self, **tasks):
-            pass
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def restart(self):
-            pass
-
-    def experiment(name):
-        def run(cluster, block, sizes):
-            ran.append((name, block))
-            yield {"arm": "a", "value": block}
-
-        return run
-
-    monkeypatch.setattr(experiments, "Cluster", NoCluster)
-    monkeypatch.setattr(experiments, "EXPERIMENTS", {name: (2, experiment(name)) for name in ("first", "second")})
-    return ran
-
-
-def test_measuring_goes_on_where_it_stopped(tmp_path, pretend):
-    path = tmp_path / "folder" / "results.json"
-    assert not measure(path, TINY, seconds=-1, say=pretend.append)
-    assert not path.exists()
-    assert measure(path, TINY, say=lambda line: None)
-    everything = [("first", 0), ("first", 1), ("second", 0), ("second", 1)]
-    assert pretend == everything
-    results = json.loads(path.read_text())
-    results["first"] = [row for row in results["first"] if row["block"] == 1]
-    path.write_text(json.dumps(results))
-    assert measure(path, TINY, say=lambda line: None)
-    assert pretend == [*everything, ("first", 0)]
-    assert [file.name for file in path.parent.iterdir()] == ["results.json"]
-
-
-def test_results_of_another_machine_or_size_are_not_mixed(tmp_path, pretend, capsys):
-    path = tmp_path / "results.json"
-    measure(path, TINY, say=lambda line: None)
-    with pytest.raises(ValueError, match="measured with another blocks, marks"):
-        load(path, Sizes())
-    results = json.loads(path.read_text())
-    results["environment"]["tensorflow"] = "1.0"
-    path.write_text(json.dumps(results))
-    with pytest.raises(ValueError, match="measured with another tensorflow"):
-        load(path, TINY)
-    assert experiments.main(["--file", str(path)]) == 1
-    assert "move it away to measure anew" in capsys.readouterr().err
+# ------------------------------------------------------------------------------------------ the committed results
 
 
 def test_the_committed_results_are_complete():
-    results = json.loads(experiments.FILE.read_text(encoding="utf-8"))
+    results = json.loads(FILE.read_text(encoding="utf-8"))
     sizes = Sizes(**results["sizes"])
     assert sizes.blocks >= 5
     assert set(results) == {"environment", "sizes", *ARMS}

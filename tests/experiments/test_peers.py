@@ -13,7 +13,8 @@ import pytest
 from book.experiments import peers
 from book.experiments.peer_processes import run_tasks
 from book.experiments.peer_tasks import Network, Record
-from book.experiments.throughput import DESIGNS, validation_accuracy
+from book.experiments.report import accuracy_of
+from book.experiments.throughput import DESIGNS
 from mnistdist import read_data_sets
 from mnistdist.cluster.network import private_network_available
 from tests.helpers import alive, wait_until
@@ -71,7 +72,7 @@ def test_the_clock_of_a_record_stands_still_while_parameters_are_noted(monkeypat
 
 
 def test_a_score_leaves_warm_up_out_and_wants_the_goal_twice_in_a_row(monkeypatch):
-    monkeypatch.setattr(peers, "validation_accuracy", lambda parameters, validation: parameters)
+    monkeypatch.setattr(peers, "accuracy_of", lambda parameters, validation: parameters)
     notes = [(100, 11, 0.98), (200, 16, 0.96), (300, 18, 0.97), (400, 20, 0.975), (500, 22, 0.96)]
     record = {"made": [1, 100, 200, 300, 400, 500], "ends": [10, 11, 16, 18, 20, 22], "notes": notes}
     scored = peers.score(record, None, warm_up=150)
@@ -185,7 +186,7 @@ def test_every_peer_learns_and_leaves_no_process(name, marked):
     if not coordinator:  # synchronous: after every round both have the same parameters, from different batches
         (_, _, one), (_, _, other) = (record["notes"][-1] for record in records.values())
         assert all(np.array_equal(one[name], other[name]) for name in one)
-        assert validation_accuracy(one, validation) == validation_accuracy(other, validation)
+        assert accuracy_of(one, validation) == accuracy_of(other, validation)
     wait_until(lambda: not marked(), 10, "the end of every process")
 
 

@@ -18,7 +18,10 @@ import psutil
 from tqdm import tqdm
 
 from book._ext.environment import write_stamped
-from tests.faults import matrix as faults
+from tests.faults import matrix
+from tests.faults.cells import FORMS, MODES, SAVE_STEPS, cells
+from tests.faults.clients import PHASES, client_seconds
+from tests.faults.contained import Hang, Orphans, tried
 
 CYCLE_LIMIT = 180  # seconds for one start, training and stop, under load too
 STEPS = 300  # of a cycle's training
@@ -47,13 +50,12 @@ class Client:
         try:
             self._pipe.send((ps, workers, sync))
             if not self._pipe.poll(CYCLE_LIMIT):
-                raise faults.Hang(f"expected that the cycle ends within {CYCLE_LIMIT} s")
+                raise Hang(f"expected that the cycle ends within {CYCLE_LIMIT} s")
             done = self._pipe.recv()
         except (EOFError, OSError) as error:
             raise AssertionError(f"expected that the client lives on, got {error!r}") from None
         if isinstance(done, str):
-            orphans, name = faults.Orphans, faults.Orphans.__name__
-            raise orphans(done) if done.startswith(name) else AssertionError(done)
+            raise Orphans(done) if done.startswith(Orphans.__name__) else AssertionError(done)
         return done
 
     def close(self):
@@ -85,7 +87,7 @@ def _cycle(ps, workers, sync):
     seconds = time.monotonic() - begin
     assert reached >= STEPS, f"expected {STEPS} steps, got {reached}"
     if left := [task.pid for task in tasks if task.is_running()]:
-        raise faults.Orphans(f"expected no task after the cluster's end, got processes {left}")
+        raise Orphans(f"expected no task after the cluster's end, got processes {left}")
     ours = psutil.Process()
     held = (len(ours.children(recursive=True)), ours.num_fds(), ours.num_threads(), ours.memory_info().rss / 2**20)
     return {"seconds": seconds, "held": dict(zip(HELD, held, strict=True))}
@@ -94,24 +96,24 @@ def _cycle(ps, workers, sync):
 def soak(minutes, say=print):
     """Yield the outcome of each turn, as rows like those of `tests.faults.matrix.matrix`, for so many minutes."""
     deadline = time.monotonic() + 60 * minutes
-    whole = {form: faults.client_seconds(form) for form in faults.FORMS}
+    whole = {form: client_seconds(form) for form in FORMS}
     client = Client()
     try:
         while time.monotonic() < deadline:
             turn = random.choices(("cycle", "fault", "kill"), (3, 4, 3))[0]
             if turn == "fault":
-                row = faults.fault(*random.choice(faults.cells()))
+                row = matrix.fault(*random.choice(cells()))
             elif turn == "kill":
-                form = random.choice(faults.FORMS)
-                row = faults.kill(form, random.choice(faults.PHASES), whole[form])
+                form = random.choice(FORMS)
+                row = matrix.kill(form, random.choice(PHASES), whole[form])
             else:
                 shape = random.randint(1, 2), random.randint(1, 3), random.choice((False, True))
-                row = {"form": "cluster", "role": "", "fault": "", "mode": faults.MODES[shape[2]], "shape": shape}
-                row |= faults.tried(client.cycle, *shape) | {"lost": 0, "error": ""}
+                row = {"form": "cluster", "role": "", "fault": "", "mode": MODES[shape[2]], "shape": shape}
+                row |= tried(client.cycle, *shape) | {"lost": 0, "error": ""}
                 if row["failed"]:
                     client.close()
                     client = Client()
-            say(faults.line(row))
+            say(matrix.line(row))
             yield row
     finally:
         client.close()
@@ -122,14 +124,12 @@ def summary(rows):
     cycles = [row for row in rows if not row["fault"]]
     kills = [row for row in rows if row["role"] == "client"]
     failed = [row["failed"] for row in rows if row["failed"]]
-    hangs, orphans = (
-        sum(each.startswith(f"{kind.__name__}:") for each in failed) for kind in (faults.Hang, faults.Orphans)
-    )
+    hangs, orphans = (sum(each.startswith(f"{kind.__name__}:") for each in failed) for kind in (Hang, Orphans))
     lines = [
         f"{len(cycles)} cycles of start, training and stop; {len(rows) - len(cycles) - len(kills)} faults in tasks; "
         f"{len(kills)} kills of a client",
         f"{hangs} hangs, {orphans} with processes left, {len(failed) - hangs - orphans} failed in other ways",
-        f"{faults.beyond(rows)} steps lost beyond the {faults.SAVE_STEPS} between checkpoints",
+        f"{matrix.beyond(rows)} steps lost beyond the {SAVE_STEPS} between checkpoints",
     ]
     held = [row["held"] for row in cycles if not row["failed"]]
     if len(held) >= 3 * SETTLED:
@@ -156,7 +156,7 @@ def main(arguments=None):
                 write_stamped(options.json, rows)
     except KeyboardInterrupt:
         print(f"stopped before {options.minutes:g} minutes were over")
-    print(faults.table([row for row in rows if row["fault"]]))
+    print(matrix.table([row for row in rows if row["fault"]]))
     print(summary(rows))
     return 1 if any(row["failed"] for row in rows) else 0
 

@@ -15,8 +15,6 @@ import numpy as np
 from mnistdist import _check
 from mnistdist.idx import MOST_EXAMPLES, DataError, embedded_files, files_in, read_idx
 
-__all__ = ["DataError", "DataSet", "Datasets", "read_data_sets"]
-
 _CLASSES = 10
 VALIDATION_SIZE = 5000
 
@@ -132,12 +130,7 @@ class DataSet:
 
     def next_rows(self, batch_size, *, shuffle=True):
         """The row numbers of the next ``batch_size`` examples, int64, as :meth:`next_batch` draws them."""
-        count = _check.integer("batch_size", batch_size)
-        if count < 1:
-            raise ValueError(f"batch_size: expected at least 1, got {count}")
-        most = max(MOST_EXAMPLES, self.num_examples)
-        if count > most:
-            raise ValueError(f"batch_size: expected at most {most}, got {count}")
+        count = _check.count("batch_size", batch_size, (1, max(MOST_EXAMPLES, self.num_examples)))
         if not self.num_examples:
             raise ValueError("next_batch: this set has no examples (see validation_size of read_data_sets)")
         if self._shuffled_by not in (None, os.getpid()):

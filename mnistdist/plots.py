@@ -13,20 +13,8 @@ import pandas as pd
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from mnistdist.diagrams import cluster_diagram, placement
 from mnistdist.steps import StepRecord, loss_curve, require, staleness_counts
 from mnistdist.style import COMMUNICATION, FAILURE, INK, STYLE, WIDTH, WORKER, Figure, new_figure
-
-__all__ = [
-    "bars_with_spread",
-    "cluster_diagram",
-    "confusion_matrix",
-    "digits",
-    "loss_curves",
-    "placement",
-    "staleness_histogram",
-    "timeline",
-]
 
 LIGHT_WORKER = "#66AAD1"  # every second step
 # Runs that are compared: none but the first has a role's colour, and each has its own line, for print.

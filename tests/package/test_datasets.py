@@ -199,7 +199,7 @@ print(json.dumps(head + rest()), flush=True)
 
 @pytest.mark.parametrize("size", [0, -3])
 def test_a_batch_has_at_least_one_example(size):
-    with pytest.raises(ValueError, match=f"batch_size: expected at least 1, got {size}"):
+    with pytest.raises(ValueError, match=f"batch_size: expected an int of 1 or more, got {size}"):
         numbered(3).next_batch(size)
 
 

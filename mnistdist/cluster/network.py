@@ -22,12 +22,38 @@ from mnistdist.cluster.child import command, environment
 
 LISTING_HOST = ipaddress.IPv4Address("192.168.233.201")
 LISTING_PORT = 2222
+NETWORKS = ("auto", "private", "host")
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _SIOCSIFADDR, _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCSIFNETMASK = 0x8916, 0x8913, 0x8914, 0x891C
 _IFF_UP = 1
 BUSY = "in use by another process; end that, or choose another port"
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
+
+
+class NoPrivateNetwork(OSError):
+    """Tasks are to get a private network, and this system allows none."""
+
+
+def choose_network(wanted):
+    """Whether tasks get a private network, if that is ``wanted``: one of ``NETWORKS``, ``auto`` where it is possible.
+
+    Raises ``NoPrivateNetwork`` if it has to be private and can't be.
+    """
+    private = wanted != "host" and private_network_available()
+    if wanted == "private" and not private:
+        raise NoPrivateNetwork("this system allows no private network")
+    return private
+
+
+def task_addresses(ps, workers, *, private):
+    """The tasks' addresses in a private network, or else in the host's: ``{"ps": [...], "worker": [...]}``."""
+    return (listing_addresses if private else loopback_addresses)(ps, workers)
+
+
+def hosts_of(spec):
+    """The hosts of all tasks in ``{job: addresses}``."""
+    return [parse_address(address)[0] for addresses in spec.values() for address in addresses]
 
 
 def listing_addresses(ps, workers):

@@ -1,4 +1,7 @@
-"""Tasks that are stopped, as SIGSTOP or Ctrl-Z does it: they answer nobody, and don't end by themselves."""
+"""Tasks that a training has lost: which of them are only stopped, and who begins again.
+
+A task that is stopped, as SIGSTOP or Ctrl-Z does it, answers nobody, and doesn't end by itself.
+"""
 
 import contextlib
 import time
@@ -41,3 +44,19 @@ def is_stopped(pid):
     with contextlib.suppress(psutil.Error):  # it has ended
         return psutil.Process(pid).status() == psutil.STATUS_STOPPED
     return False
+
+
+def to_begin_again(lost, workers, finished, *, restores):
+    """The tasks, as ``(job, index)``, that have to begin again when a training has lost one; none if it needs none.
+
+    Args:
+        lost: The task that has ended.
+        workers: The workers that train, whether they are there or not.
+        finished: Those that are done.
+        restores: Whether worker 0 restores from a checkpoint what a ps has lost.
+    """
+    chief, finished = ("worker", 0), set(finished)
+    if lost in finished or finished.issuperset(workers):
+        return []
+    # Nobody else restores what the ps has lost.
+    return [lost, chief] if lost[0] == "ps" and restores and chief in finished else [lost]

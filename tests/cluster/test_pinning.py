@@ -276,7 +276,7 @@ def look():
     from IPython import get_ipython
     from mnistdist.training.worker import build_replica
     from mnistdist.training.designs.fast import build_fast_replica
-    from mnistdist.cluster.nursery import identity
+    from mnistdist.cluster.task import identity
 
     spec = get_ipython().user_ns["cluster_spec"]
     job, index, _ = identity()

@@ -10,14 +10,15 @@ PACKAGE = Path(mnistdist.__file__).parent
 LAYERS = """
     _lazy __init__ errors
     _check _wait style idx _interrupts _output steps datasets diagrams plots source results placement model
-    cluster.__init__ cluster.child cluster.network cluster.pinning cluster.recovery cluster._ipyparallel
-    cluster.nursery cluster.process_tree cluster.cluster
+    cluster.__init__ cluster.child cluster.linux cluster.network cluster.pinning cluster.recovery
+    cluster._ipyparallel cluster.task cluster.forkserver cluster.keeper cluster.process_tree cluster.engines
+    cluster.cluster
     training.__init__ training.tensorflow_private training.deadlines training.diagnosis training.heartbeat
     training.designs.__init__ training.designs.cutting training.replica
     training.designs.batches training.designs.packing training.designs.fast
     training.logdir training.checkpoints training.round_runner training.session
     training.worker training.shared_model training.calls training.client
-    flags distributed launcher
+    flags distributed launcher cli __main__
 """
 
 

@@ -8,15 +8,7 @@ import sys
 from mnistdist import __version__
 from mnistdist._output import complain, guarded, say
 from mnistdist.cluster import linux, pinning
-from mnistdist.cluster.child import command, environment
-from mnistdist.cluster.network import (
-    NETWORKS,
-    NoPrivateNetwork,
-    choose_network,
-    enter_private_network,
-    hosts_of,
-    task_addresses,
-)
+from mnistdist.cluster.network import NETWORKS, choose_network, enter_private_network, hosts_of, task_addresses
 from mnistdist.flags import UsageError, check, parse
 from mnistdist.launcher import Tasks
 from mnistdist.training.logdir import prepare
@@ -84,10 +76,8 @@ def _count(text, least=1):
 
 
 def _run(options, flags, argv, inside):
-    try:
-        private = inside or choose_network(options.network)
-    except NoPrivateNetwork as error:
-        raise UsageError(f"--network=private: {error}; use --network=host") from None
+    refusal = UsageError("--network=private: this system allows no private network; use --network=host")
+    private = inside or choose_network(options.network, refusal)
     if private and not inside:
         return _go_inside(argv)
     spec = task_addresses(options.ps, options.workers, private=private)
@@ -118,10 +108,10 @@ def _go_inside(argv):
     """Run the program anew, with one thread: no other process may enter, and a caller may have imported NumPy."""
     again = "from mnistdist.cli import main; sys.exit(main(inside=True))"
     if argv is None:
-        os.execve(sys.executable, command(again, *sys.argv[1:]), environment(os.environ))
-    options = {"start_new_session": True, "env": environment(os.environ)}
+        os.execve(sys.executable, linux.command(again, *sys.argv[1:]), linux.environment(os.environ))
+    options = {"start_new_session": True, "env": linux.environment(os.environ)}
     with linux.heard_exits():
-        child = linux.start(command(again, *argv), fatal=signal.SIGTERM, **options)
+        child = linux.start(linux.command(again, *argv), fatal=signal.SIGTERM, **options)
         while True:
             try:
                 status = child.wait()

@@ -8,7 +8,6 @@ import threading
 
 from mnistdist._output import OutputLost, complain, say
 from mnistdist.cluster import linux
-from mnistdist.cluster.child import command, environment
 from mnistdist.cluster.recovery import StoppedTasks, to_begin_again
 from mnistdist.errors import describe_exit
 
@@ -43,14 +42,14 @@ class Tasks:
         (job, index), pin = task, self._pins[task]
         program = "from mnistdist.distributed import run; run()"
         process = linux.start(
-            command(program, f"--job_name={job}", f"--task_index={index}", *self._flags),
+            linux.command(program, f"--job_name={job}", f"--task_index={index}", *self._flags),
             cores=pin.cores,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            env=environment(os.environ) | dict(pin.env) | {"PYTHONUNBUFFERED": "1"},
+            env=linux.environment(os.environ) | dict(pin.env) | {"PYTHONUNBUFFERED": "1"},
             start_new_session=True,  # Ctrl-C comes to this process alone, which passes it on
         )
         self._processes[task] = process
@@ -122,7 +121,7 @@ class Tasks:
         if not again:
             return
         if task[0] == "worker" and any(job == "ps" for job, _ in finished):
-            complain(f"mnistdist run: {ended}, and the ps before it: the training is over")
+            why = ", and the ps before it: the training is over"
         elif self._restarts:
             self._restarts -= 1
             complain(f"mnistdist run: {ended}: started again")
@@ -133,6 +132,7 @@ class Tasks:
                 left.update((each, self._processes[each]) for each in again)
             return
         else:
-            complain(f"mnistdist run: {ended}: the other tasks are ended")
+            why = ": the other tasks are ended"
+        complain(f"mnistdist run: {ended}{why}")
         self._failure = status if status > 0 else 128 - status
         self._send(signal.SIGTERM)

@@ -1,9 +1,11 @@
 """A cluster of real ps and worker processes on this machine, each an ipyparallel engine, driven from a notebook."""
 
+import functools
 import html
 import signal as signals
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Hashable
 
@@ -11,15 +13,15 @@ from mnistdist import _check
 from mnistdist._interrupts import HeldInterrupts
 from mnistdist.cluster import pinning
 from mnistdist.cluster._ipyparallel import activate_magics
-from mnistdist.cluster.child import spare_descriptors
 from mnistdist.cluster.engines import Engines, Limit, start_error
-from mnistdist.cluster.network import NETWORKS, NoPrivateNetwork, choose_network, task_addresses
+from mnistdist.cluster.linux import spare_descriptors
+from mnistdist.cluster.network import NETWORKS, choose_network, task_addresses
 from mnistdist.cluster.task import Task
 from mnistdist.errors import describe_exit
 
 DESCRIPTORS = 128  # files that a cluster opens in the client, and each of its own processes at the most
 PRELOAD = ["mnistdist.training.client"]  # by name: what a training imports is above this package
-_started = []  # weak references to the clusters that run, the one with the magics last
+_started = weakref.WeakValueDictionary()  # the clusters that run by their id(), the one with the magics last
 
 
 class Cluster:
@@ -145,7 +147,7 @@ class Cluster:
         rows = [("task", "address", "device", "pid", "engine", "state")]
         missing = self._engines.missing()
         for task in self.tasks:
-            state = missing.get((task.job, task.index), "running")
+            state = missing.get(task.name, "running")
             rows.append((task.name, task.address, task.device, task.pid, task.engine, state))
         body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
         return f"<table><caption>{html.escape(repr(self))}</caption>{body}</table>"
@@ -173,7 +175,7 @@ class Cluster:
                 if self.status == "running":
                     return self
                 raise RuntimeError(f"{self!r}: restart() brings ended tasks back; stop() ends the rest")
-            limit = Limit(self.timeout, held)
+            limit = Limit(self.timeout, time.monotonic() + self.timeout, held)
             notice = pinning.sharing_notice(self._pins)
             if notice and "GPU" in notice:
                 _say_once(notice)
@@ -196,7 +198,8 @@ class Cluster:
 
     def _activate(self):
         """Give this cluster the ``%%px`` magics, until another one starts, or again when that one has stopped."""
-        _started[:] = [*(cluster for cluster in _started if cluster() not in (self, None)), weakref.ref(self)]
+        _started.pop(id(self), None)
+        _started[id(self)] = self
         wanted = {"": ("worker", "ps"), "_ps": ("ps",), "_worker": ("worker",)}
         wanted |= {f"_{job}{index}": ((job, index),) for job, index in self._ids}
         activate_magics({suffix: self._view(*names, usable=False) for suffix, names in wanted.items()})
@@ -205,21 +208,18 @@ class Cluster:
         """End every process of the cluster and remove its files. Does nothing when it does not run."""
         with HeldInterrupts():
             if self.client is not None:
-                last = _started[-1]() if _started else None
-                _started[:] = [cluster for cluster in _started if cluster() not in (self, None)]
-                before = _started[-1]() if _started else None  # it may be collected at any time
-                if last is self and before is not None and before.alive:
-                    before._activate()
+                *before, last = [None, None, *_started.values()]
+                _started.pop(id(self), None)
+                if last is self and before[-1] is not None and before[-1].alive:
+                    before[-1]._activate()
             if self._engines is not None:
                 self._engines.close()
 
     def _choose_network(self):
         """Whether the tasks get a private network; says once that they do not, where nobody has chosen that."""
-        try:
-            private = choose_network(self._network)
-        except NoPrivateNetwork as error:
-            hint = "use network='host' (127.0.0.1 and free ports), or allow user namespaces on this system"
-            raise start_error(str(error), self._ids, self.timeout, hint=hint) from None
+        hint = "use network='host' (127.0.0.1 and free ports), or allow user namespaces on this system"
+        refusal = start_error("this system allows no private network", self._ids, self.timeout, hint=hint)
+        private = choose_network(self._network, refusal)
         if not private and self._network == "auto":
             _say_once(
                 "No private network on this system: TensorFlow's servers listen on every interface of this machine, "
@@ -276,7 +276,7 @@ class Cluster:
 
 
 def _tell_of_others():
-    others = [cluster for each in _started if (cluster := each()) is not None and cluster.alive]
+    others = [cluster for cluster in _started.values() if cluster.alive]
     if others:
         processes = sum(cluster._engines.processes.count() for cluster in others)
         print(
@@ -286,10 +286,6 @@ def _tell_of_others():
         )
 
 
-_said = set()
-
-
+@functools.cache
 def _say_once(text):
-    if text not in _said:
-        _said.add(text)
-        print(text, file=sys.stderr)
+    print(text, file=sys.stderr)

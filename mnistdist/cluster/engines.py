@@ -2,6 +2,7 @@
 
 import time
 import weakref
+from collections import namedtuple
 from functools import partial
 from signal import SIGKILL
 
@@ -11,16 +12,8 @@ from mnistdist.cluster.process_tree import Processes, keeper_lost
 from mnistdist.cluster.task import identity
 from mnistdist.errors import ClusterStartError, TaskFailed, describe_exit
 
-
-class Limit:
-    """How many seconds a start may take, from now on, and the ``HeldInterrupts`` that are heard meanwhile."""
-
-    def __init__(self, seconds, held):
-        self.seconds, self.held, self._end = seconds, held, time.monotonic() + seconds
-
-    def left(self):
-        """The seconds that are left."""
-        return self._end - time.monotonic()
+# How long a start may take: the seconds (for messages), when they are over, the HeldInterrupts heard meanwhile.
+Limit = namedtuple("Limit", "seconds end held")
 
 
 class Engines:
@@ -41,7 +34,8 @@ class Engines:
         """Wait for the controller, and become its client."""
         folder, read = str(self.processes.folder), partial(read_connection_file, self.processes.connection_file)
         self.info = self._wait(read, "the controller did not come up", [], limit, every=0.02)
-        self.client = connect(self.info, weakly(self.require), timeout=max(1.0, limit.left()), ipython_dir=folder)
+        left = max(1.0, limit.end - time.monotonic())
+        self.client = connect(self.info, weakly(self.require), timeout=left, ipython_dir=folder)
 
     def start(self, names, limit):
         """Start the named tasks; return when each has registered and has said that it is who it should be."""
@@ -81,7 +75,7 @@ class Engines:
         ready = [name for name in names if self.client and self.ids[name] in self.client.ids]
         if trouble := processes.trouble(names):
             words, log, hint = trouble
-        elif late or limit.left() < 0:
+        elif late or time.monotonic() > limit.end:
             silent = [name for name in names if name in processes.pids and name not in ready]
             log = processes.tail(silent[0] if silent else "nursery" if self.client else "controller", 8)
             hint = f"a slow or busy machine needs more time: Cluster(timeout={2 * limit.seconds:g})"
@@ -101,7 +95,7 @@ class Engines:
             if name not in self.processes.exits:
                 self.processes.signal(name, SIGKILL)
         self._await_exits(names)
-        self.start(names, Limit(seconds, held))
+        self.start(names, Limit(seconds, time.monotonic() + seconds, held))
 
     def _await_exits(self, names):
         late = self.processes.wait_for_exits(names, timeout=10)
@@ -128,38 +122,38 @@ class Engines:
 
     # ---------------------------------------------------------------------------------------- how they are
 
-    def missing(self):
-        """The tasks that can't be used, each with what has become of it."""
-        engines, exits = set(self.client.ids), self.processes.exits  # in this order: an end comes before its news
+    def missing(self, engines=None):
+        """What has become of each task that can't be used, by its name; ``engines``: of those with these ids only."""
+        there, exits = set(self.client.ids), self.processes.exits  # in this order: an end comes before its news
         missing = {}
         for name, engine in self.ids.items():
             if name in exits:
-                missing[name] = f"ended with {describe_exit(exits[name])}"
+                how = f"ended with {describe_exit(exits[name])}"
             elif not self.processes.alive:
-                missing[name] = "ended with the cluster's keeper"
-            elif name not in self.processes.pids or engine not in engines:
-                missing[name] = "has not come up"
+                how = "ended with the cluster's keeper"
+            elif name not in self.processes.pids or engine not in there:
+                how = "has not come up"
+            else:
+                continue
+            if engines is None or engine in engines:
+                missing["{}:{}".format(*name)] = how
         return missing
 
     def lost(self, engines=None):
-        """The names of the tasks that can't be used, and what has become of them; None if all of them can be.
-
-        ``engines``: of which engine ids; None for all.
-        """
-        lost = [(n, how) for n, how in self.missing().items() if engines is None or self.ids[n] in engines]
-        names = [f"{job}:{index}" for (job, index), _ in lost]
-        told = "; ".join(f"{name} {how}" for name, (_, how) in zip(names, lost, strict=True))
-        return (names, f"it{told.removeprefix(names[0])}") if lost else None
+        """A :class:`TaskFailed` that tells of the tasks that can't be used; None if all of them, or of these, can."""
+        if not (missing := self.missing(engines)):
+            return None
+        first, *more = missing
+        told = "; ".join(f"{name} {how}" for name, how in missing.items()).removeprefix(first)
+        again = "cluster.restart() brings them back"
+        alone = f'cluster.restart("{first}") or cluster.restart() brings it back'
+        return TaskFailed(first, f"it{told}", hint=again if more else alone)
 
     def require(self, engines=None):
         """Raise a :class:`TaskFailed` if one of these engines can't be used; None for all of the cluster's."""
         self.require_alive()
         if lost := self.lost(engines):
-            names, reason = lost
-            hint = "cluster.restart() brings them back"
-            if len(names) == 1:
-                hint = f'cluster.restart("{names[0]}") or cluster.restart() brings it back'
-            raise TaskFailed(names[0], reason, hint=hint)
+            raise lost
 
     def require_alive(self):
         """Raise a :class:`TaskFailed` if the processes that keep the tasks have gone."""

@@ -9,6 +9,7 @@ It hears requests and tells events, lines of JSON, through the socket whose othe
 """
 
 import contextlib
+import functools
 import gc
 import json
 import os
@@ -42,7 +43,7 @@ def serve(settings):
         tell("failed", reason=f"{type(error).__name__}: {error}")
         raise
 
-    tasks, received = {}, b""  # pid -> (job, index); what is there of the next line
+    forkserver, tasks, received = os.getpid(), {}, b""  # pid -> (job, index); what is there of the next line
     with linux.child_exits() as wait:
         while True:
             asked, ended = wait(channel)
@@ -58,7 +59,10 @@ def serve(settings):
             *lines, received = (received + chunk).split(b"\n")
             for request in map(json.loads, lines):
                 if request["do"] == "start":
-                    pid = _fork(settings, request, channel)
+                    pid = os.fork()
+                    if pid == 0:
+                        channel.close()
+                        linux.run_forked(functools.partial(become_task, settings, request, forkserver))
                     tasks[pid] = request["job"], request["index"]
                     tell("started", job=request["job"], index=request["index"], pid=pid)
                 elif request["pid"] in tasks:  # not reaped yet, so the pid is still the task's
@@ -79,12 +83,3 @@ def _preload(modules):
         del os.environ["TF_USE_LEGACY_KERAS"]
     gc.freeze()  # keeps the collector from touching, and so copying, the pages that tasks share
     gc.enable()
-
-
-def _fork(settings, request, channel):
-    parent = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        channel.close()
-        linux.run_forked(lambda: become_task(settings, request, parent))
-    return pid

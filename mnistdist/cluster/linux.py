@@ -1,4 +1,4 @@
-"""Processes as Linux has them: started so that they end with their parent, watched until they end, and ended."""
+"""Processes, Python's and others: how they are started, tied to their parent by Linux, watched and ended."""
 
 import contextlib
 import ctypes
@@ -11,6 +11,8 @@ import sys
 import time
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+# What would change how a child runs, or fill its output with what is not its own; its logs are quoted in messages.
+_NOT_INHERITED = ("PYTHONINSPECT", "PYTHONSTARTUP", "PYTHONVERBOSE", "PYTHONWARNINGS")
 
 
 def _prctl(option, value):
@@ -30,11 +32,49 @@ def adopt_orphans():
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def start(command, *, cores=(), fatal=signal.SIGKILL, **options):
-    """Start a command on these cores (none: on all of them); it ends with the thread that calls this.
+def command(code, *arguments):
+    """The command line that runs ``code`` in a new process, with this one's import path and ``arguments`` after it.
 
-    Args: those of ``subprocess.Popen``, which is what is returned, and the signal with which the kernel ends it.
+    Raises:
+        OSError: this Python doesn't know its own interpreter, as one that is embedded in another program; or the
+            working folder, in which a child would begin, has been deleted.
     """
+    if not sys.executable:
+        raise OSError(f"sys.executable: expected the path of the Python interpreter, got {sys.executable!r}")
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise OSError("this process's working folder has been deleted: change to another one first") from None
+    path = [str(entry) for entry in sys.path]  # a Path would not be found among the child's names
+    code = f"import sys; sys.path[:] = {path!r}; {code}"
+    return [sys.executable, *["-B"] * sys.dont_write_bytecode, "-c", code, *arguments]
+
+
+def environment(variables):
+    """These variables but for those that Python reads and that are meant for the caller alone."""
+    return {name: value for name, value in variables.items() if name not in _NOT_INHERITED}
+
+
+def spare_descriptors(wanted):
+    """How many more files this process may open, up to ``wanted``."""
+    opened = []
+    with contextlib.suppress(OSError):
+        while len(opened) < wanted:
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    for descriptor in opened:
+        os.close(descriptor)
+    return len(opened)
+
+
+def fill_first_descriptors():
+    """Open what is closed of the three standard streams: a child's pipes, or its log, would get these numbers."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
+def start(command, *, cores=(), fatal=signal.SIGKILL, **options):
+    """A ``subprocess.Popen`` on these cores (none: on all), which the kernel ends with the thread that calls this."""
     process = subprocess.Popen(command, preexec_fn=functools.partial(die_with, os.getpid(), fatal), **options)
     with contextlib.suppress(ProcessLookupError):  # it has ended already, and says why
         keep_to(cores, process.pid)

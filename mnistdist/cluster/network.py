@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 
-from mnistdist.cluster.child import command, environment
+from mnistdist.cluster.linux import command, environment
 
 LISTING_HOST = ipaddress.IPv4Address("192.168.233.201")
 LISTING_PORT = 2222
@@ -31,18 +31,14 @@ BUSY = "in use by another process; end that, or choose another port"
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 
 
-class NoPrivateNetwork(OSError):
-    """Tasks are to get a private network, and this system allows none."""
+def choose_network(wanted, refusal):
+    """Whether tasks get a private network, if ``wanted`` is one of ``NETWORKS``; ``auto`` is private where possible.
 
-
-def choose_network(wanted):
-    """Whether tasks get a private network, if that is ``wanted``: one of ``NETWORKS``, ``auto`` where it is possible.
-
-    Raises ``NoPrivateNetwork`` if it has to be private and can't be.
+    Raises ``refusal`` if the network is to be private and can't be.
     """
     private = wanted != "host" and private_network_available()
     if wanted == "private" and not private:
-        raise NoPrivateNetwork("this system allows no private network")
+        raise refusal
     return private
 
 
@@ -199,11 +195,7 @@ def enter_private_network(hosts=()):
     except PermissionError:
         uid, gid = os.geteuid(), os.getegid()
         unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
-        for name, text in (
-            ("setgroups", "deny"),
-            ("uid_map", f"{uid} {uid} 1"),
-            ("gid_map", f"{gid} {gid} 1"),
-        ):
+        for name, text in {"setgroups": "deny", "uid_map": f"{uid} {uid} 1", "gid_map": f"{gid} {gid} 1"}.items():
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)
 

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import psutil
 
-from mnistdist.cluster.child import command, environment, fill_first_descriptors
+from mnistdist.cluster.linux import command, environment, fill_first_descriptors
 from mnistdist.cluster.network import hosts_of, without_proxies
 from mnistdist.errors import PLAIN, TaskFailed, describe_exit
 

@@ -16,13 +16,6 @@ class StoppedTasks:
 
     Args:
         limit: Seconds, none of them in a time when this process was stopped itself; None to find none.
-
-    Example::
-
-        stopped = StoppedTasks(60)
-        while training:
-            time.sleep(0.1)
-            names = stopped.find({"worker:0": 4711, "worker:1": 4712})
     """
 
     def __init__(self, limit):
@@ -47,13 +40,10 @@ def is_stopped(pid):
 
 
 def to_begin_again(lost, workers, finished, *, restores):
-    """The tasks, as ``(job, index)``, that have to begin again when a training has lost one; none if it needs none.
+    """The tasks that begin again when a training has lost one before its time; none if it needs it no more.
 
-    Args:
-        lost: The task that has ended.
-        workers: The workers that train, whether they are there or not.
-        finished: Those that are done.
-        restores: Whether worker 0 restores from a checkpoint what a ps has lost.
+    Args: the task, ``(job, index)``; all ``workers``, lost or not, and those that have ``finished``; whether worker 0
+    restores from a checkpoint what a ps has lost.
     """
     chief, finished = ("worker", 0), set(finished)
     if lost in finished or finished.issuperset(workers):

@@ -115,8 +115,7 @@ def _find_lost(cluster, stopped, when):
     """A task that can't be used, or that has been stopped for too long, and the words for it; None if all are well."""
     cluster._engines.require_alive()
     if lost := cluster._engines.lost():
-        names, reason = lost
-        return names[0], f"{reason} {when} the training"
+        return lost.task, f"{lost.reason} {when} the training"
     halted = stopped.find({task.name: task.pid for task in cluster.tasks})
     return (halted[0], f"it has been stopped for {stopped.limit:g} s, as SIGSTOP does it") if halted else None
 

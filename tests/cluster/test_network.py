@@ -10,6 +10,7 @@ import pytest
 import mnistdist
 from mnistdist import Cluster
 from mnistdist.cluster import network
+from mnistdist.cluster.cluster import _say_once
 from mnistdist.cluster.network import (
     enter_private_network,
     listing_addresses,
@@ -216,7 +217,7 @@ def test_a_process_with_threads_is_told_so_whoever_runs_it():
 
 def test_without_namespaces_auto_says_so_once_and_private_refuses(monkeypatch, capsys):
     monkeypatch.setattr(network, "private_network_available", lambda: False)
-    monkeypatch.setattr("mnistdist.cluster.cluster._said", set())
+    _say_once.cache_clear()
     with pytest.raises(mnistdist.ClusterStartError, match="allows no private network"):
         Cluster(network="private").start()
     for _ in range(2):

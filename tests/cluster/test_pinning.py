@@ -113,7 +113,7 @@ def test_tensorflow_has_cuda(tmp_path, monkeypatch, is_cuda_build, cudnn, expect
 
 
 def test_the_installed_tensorflow_is_read_not_imported():
-    code = "import sys; from mnistdist import devices as d; d.find_gpus(); d.tensorflow_has_cuda(); "
+    code = "import sys; from mnistdist.cluster import pinning as d; d.find_gpus(); d.tensorflow_has_cuda(); "
     code += "print('tensorflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -10,7 +10,7 @@ PACKAGE = Path(mnistdist.__file__).parent
 LAYERS = """
     _lazy __init__ errors
     _check _wait style idx _interrupts _output steps datasets diagrams plots source results placement model
-    cluster.__init__ cluster.child cluster.linux cluster.network cluster.pinning cluster.recovery
+    cluster.__init__ cluster.linux cluster.network cluster.pinning cluster.recovery
     cluster._ipyparallel cluster.task cluster.forkserver cluster.keeper cluster.process_tree cluster.engines
     cluster.cluster
     training.__init__ training.tensorflow_private training.deadlines training.diagnosis training.heartbeat

@@ -176,8 +176,7 @@ class Cluster:
                     return self
                 raise RuntimeError(f"{self!r}: restart() brings ended tasks back; stop() ends the rest")
             limit = Limit(self.timeout, time.monotonic() + self.timeout, held)
-            notice = pinning.sharing_notice(self._pins)
-            if notice and "GPU" in notice:
+            if notice := pinning.sharing_notice(self._pins):
                 _say_once(notice)
             if (spare := spare_descriptors(DESCRIPTORS)) < DESCRIPTORS:
                 words = f"this process may open {spare} more files, and a cluster needs {DESCRIPTORS}"

@@ -77,10 +77,11 @@ class Engines:
             words, log, hint = trouble
         elif late or time.monotonic() > limit.end:
             silent = [name for name in names if name in processes.pids and name not in ready]
-            log = processes.tail(silent[0] if silent else "nursery" if self.client else "controller", 8)
+            log = silent[0] if silent else "nursery" if self.client else "controller"
             hint = f"a slow or busy machine needs more time: Cluster(timeout={2 * limit.seconds:g})"
         else:
             return
+        log = processes.tail(log, 8)
         raise start_error(words, names or self.ids, limit.seconds, ready=len(ready), log=log, hint=hint)
 
     def signal(self, name, number):

@@ -35,9 +35,8 @@ def adopt_orphans():
 def command(code, *arguments):
     """The command line that runs ``code`` in a new process, with this one's import path and ``arguments`` after it.
 
-    Raises:
-        OSError: this Python doesn't know its own interpreter, as one that is embedded in another program; or the
-            working folder, in which a child would begin, has been deleted.
+    Raises ``OSError`` where Python is embedded in another program and does not know its interpreter, or where the
+    working folder, in which a child would begin, has been deleted.
     """
     if not sys.executable:
         raise OSError(f"sys.executable: expected the path of the Python interpreter, got {sys.executable!r}")

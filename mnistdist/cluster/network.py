@@ -136,13 +136,8 @@ def wait_for_address(address, timeout, *, what="the server", on_wait=None, limit
     session that is created before its servers are up waits for ever; so ask first.
     """
     host, port = parse_address(address)
-    deadline = time.monotonic() + timeout
-    next_word = time.monotonic() + 1
-    why = "no answer"
-    while True:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError(f"{what} at {address} did not answer within {limit or timeout:g} s ({why})")
+    deadline, next_word, why = time.monotonic() + timeout, time.monotonic() + 1, "no answer"
+    while (left := deadline - time.monotonic()) > 0:
         try:
             with socket.create_connection((host, port), timeout=min(left, 1.0)):
                 return
@@ -154,6 +149,7 @@ def wait_for_address(address, timeout, *, what="the server", on_wait=None, limit
             on_wait(max(0.0, deadline - time.monotonic()))
             next_word += 1
         time.sleep(min(0.1, max(0.0, deadline - time.monotonic())))
+    raise TimeoutError(f"{what} at {address} did not answer within {limit or timeout:g} s ({why})")
 
 
 def without_proxies(environment):

@@ -190,15 +190,11 @@ def assign(ps, workers, *, devices="auto", num_gpus=None, gpus=None, cores=None)
 
 
 def sharing_notice(pins):
-    """Says in one line what workers share, for the caller to print once; None where each has its own."""
-    workers = [pin for (job, _), pin in pins.items() if job == "worker"]
-    places = {(pin.device, pin.cores) for pin in workers}
-    if len(places) == len(workers):
+    """Says in one line which GPUs workers share, for the caller to print once; None where each has its own."""
+    gpus = [pin.device for (job, _), pin in pins.items() if job == "worker" and pin.tf_device == "gpu:0"]
+    if len(set(gpus)) == len(gpus):
         return None
-    if workers[0].tf_device == "gpu:0":
-        names = ", ".join(dict.fromkeys(pin.device for pin in workers))
-        return f"{len(workers)} workers share {names}: each takes GPU memory as it needs it"
-    return f"{len(workers)} workers share {workers[0].device}: too few for one each, so all tasks run on all"
+    return f"{len(gpus)} workers share {', '.join(dict.fromkeys(gpus))}: each takes GPU memory as it needs it"
 
 
 def _choose_gpus(devices, num_gpus, workers, gpus):

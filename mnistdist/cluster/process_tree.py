@@ -154,23 +154,19 @@ class Processes:
             self._changed.notify_all()
 
     def trouble(self, names):
-        """What has ended too early for these tasks to come up: (words, log lines, what to do); None if nothing has."""
-        ended = [name for name in names if name in self.exits]
-        hint = "the log lines say why"
+        """What has gone too early for these tasks to come up, whose log tells more, what to do; None for nothing."""
+        read, again = "the log lines say why", "stop() the cluster and start() it again"
         if not self.folder.is_dir() and self.alive:
-            words, log = f"its folder {self.folder} has been removed", "keeper"
-            hint = "stop() the cluster and start() it again"
-        elif self.failure:
-            words, log = self.failure, "nursery"
-        elif ended:
-            log = ended[0]
-            words = f"{log[0]}:{log[1]} ended with {describe_exit(self.exits[log])} while starting"
-        elif not self.alive:
-            words = "the cluster's keeper ended early"
+            return f"its folder {self.folder} has been removed", "keeper", again
+        if self.failure:
+            return self.failure, "nursery", read
+        for name in names:
+            if name in self.exits:
+                return f"{name[0]}:{name[1]} ended with {describe_exit(self.exits[name])} while starting", name, read
+        if not self.alive:
             log = next((each for each in ("controller", "nursery") if self.tail(each, 1)), "keeper")
-        else:
-            return None
-        return words, self.tail(log, 8), hint
+            return "the cluster's keeper ended early", log, read
+        return None
 
     def tail(self, name, lines):
         """The last ``lines`` lines of the log of a task, or of the ``nursery``, ``controller`` or ``keeper``."""

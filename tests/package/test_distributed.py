@@ -382,7 +382,7 @@ def test_the_launcher_starts_a_killed_ps_again(tmp_path):
 class Task:
     """A process of the launcher's that is none: it ends with ``status`` after so many ``waits``, or by a signal."""
 
-    pid = 0
+    pid = 2**22 + 1  # nobody's: the system gives none so high
 
     def __init__(self, status=None, waits=0):
         self.status, self.signals, self.stdout = status, [], io.StringIO("a line\n")

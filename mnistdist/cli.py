@@ -68,11 +68,10 @@ def _main(argv, inside):
 
 def _count(text, least=1):
     number = int(text)
-    if number > pinning.MOST_TASKS:
-        raise argparse.ArgumentTypeError(f"expected {pinning.MOST_TASKS} or less, got {number}")
-    if number < least:
-        raise argparse.ArgumentTypeError(f"expected {least} or more, got {number}")
-    return number
+    if least <= number <= pinning.MOST_TASKS:
+        return number
+    limit = f"{least} or more" if number < least else f"{pinning.MOST_TASKS} or less"
+    raise argparse.ArgumentTypeError(f"expected {limit}, got {number}")
 
 
 def _run(options, flags, argv, inside):

@@ -9,7 +9,6 @@ last round. The kernel ends the keeper with the caller, and the tasks with the k
 import json
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import tempfile
@@ -67,8 +66,7 @@ def run_tasks(peer, *, ps, coordinator, private, timeout, **settings):
         except subprocess.TimeoutExpired:
             raise TimeoutError(f"{peer}: not done within {timeout:g} s\n{_tails(folder)}") from None
         finally:
-            if keeper.poll() is None:  # time is up, or the caller is interrupted
-                os.killpg(keeper.pid, signal.SIGKILL)
+            keeper.kill()  # if time is up, or the caller is interrupted; its tasks end with it
             keeper.wait()
         if status:
             raise RuntimeError(f"{peer}: {(folder / 'keeper.log').read_text(errors='replace').strip()}")

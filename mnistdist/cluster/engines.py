@@ -28,8 +28,6 @@ class Engines:
         self.client = self.info = None  # the ``ipyparallel.Client``, and the content of its connection file
         self.processes = Processes(spec, on_exit=weakly(self._unregister), **options)
 
-    # ---------------------------------------------------------------------------------------- start and end
-
     def connect(self, limit):
         """Wait for the controller, and become its client."""
         folder, read = str(self.processes.folder), partial(read_connection_file, self.processes.connection_file)
@@ -120,8 +118,6 @@ class Engines:
             self.client.close(linger=0)
             self.client = None
         self.processes.close()
-
-    # ---------------------------------------------------------------------------------------- how they are
 
     def missing(self, engines=None):
         """What has become of each task that can't be used, by its name; ``engines``: of those with these ids only."""

@@ -13,7 +13,7 @@ from mnistdist.cluster import forkserver, linux
 def main():
     """Entry of the keeper: its argument is a JSON object (see ``Processes._launch``), its stdin the client's life."""
     settings = json.loads(sys.argv[1])
-    linux.adopt_orphans()
+    linux.prctl(linux.ADOPT_ORPHANS, 1)
     over, group = [], 0  # it is over when the client says so; by SIGTERM, too
     signal.signal(signal.SIGTERM, lambda *_: over.append(True))
     client, keeper = os.getppid(), os.getpid()

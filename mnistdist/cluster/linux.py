@@ -10,26 +10,22 @@ import subprocess
 import sys
 import time
 
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+DEATH_SIGNAL, ADOPT_ORPHANS = 1, 36  # PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER of prctl(2)
 # What would change how a child runs, or fill its output with what is not its own; its logs are quoted in messages.
 _NOT_INHERITED = ("PYTHONINSPECT", "PYTHONSTARTUP", "PYTHONVERBOSE", "PYTHONWARNINGS")
 
 
-def _prctl(option, value):
+def prctl(option, value):
+    """Set what the kernel does for this process, where the system is Linux."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def die_with(parent, fatal=signal.SIGKILL):
-    """Have the kernel end this process with its parent. Where it can't (macOS), only who ends them by himself does."""
-    _prctl(_PR_SET_PDEATHSIG, fatal)
+    """Have the kernel end this process with its parent. Elsewhere (macOS), it ends when somebody ends it."""
+    prctl(DEATH_SIGNAL, fatal)
     if os.getppid() != parent:  # it ended before the call
         os._exit(1)
-
-
-def adopt_orphans():
-    """Become the parent of every process below this one whose own parent ends."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def command(code, *arguments):
@@ -123,8 +119,7 @@ def child_exits():
         ready = {key.fd for key, _ in selector.select(timeout)}
         selector.unregister(descriptor)
         with contextlib.suppress(BlockingIOError):
-            while os.read(read, 4096):
-                pass
+            os.read(read, 2**16)  # all that a pipe holds
         return key.fd in ready, list(_reap()) if read in ready else []
 
     try:

@@ -32,10 +32,7 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 
 
 def choose_network(wanted, refusal):
-    """Whether tasks get a private network, if ``wanted`` is one of ``NETWORKS``; ``auto`` is private where possible.
-
-    Raises ``refusal`` if the network is to be private and can't be.
-    """
+    """Whether tasks get a private network: ``wanted`` is one of ``NETWORKS``; raises ``refusal`` if it can't be had."""
     private = wanted != "host" and private_network_available()
     if wanted == "private" and not private:
         raise refusal

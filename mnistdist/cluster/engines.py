@@ -56,8 +56,8 @@ class Engines:
             self._complain("not every task answered", names, limit, late=True)
         expected = [(*name, pids[name]) for name in engines.values()]
         if found != expected:
-            words = f"engines {list(engines)} should be {expected}, and answered as {found}"
-            raise start_error(words, names, limit.seconds, hint="stop() the cluster and start it again")
+            hint, told = "stop() the cluster and start it again", f"should be {expected}, and answered as {found}"
+            raise start_error(f"engines {list(engines)} {told}", names, limit.seconds, hint=hint)
 
     def _wait(self, ask, words, names, limit, every=0.01):
         """Ask until the answer is true, and return that; raise what goes wrong meanwhile, or that it takes too long."""

@@ -18,7 +18,7 @@ __getattr__, __dir__, __all__ = lazy(
         "Graph": "model",
         "Run": "results",
         "StepRecord": "steps",
-        "Task": "cluster.cluster",
+        "Task": "cluster.task",
         "TaskFailed": "errors",
         "read_data_sets": "datasets",
         "restore": "results",

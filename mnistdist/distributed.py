@@ -205,7 +205,7 @@ def _start_server(flags, spec):
         os.environ.setdefault(name, value)
     os.environ["CUDA_VISIBLE_DEVICES"] = pin.env["CUDA_VISIBLE_DEVICES"]
     tf = _import_tensorflow()
-    from mnistdist.training.session import server_config
+    from mnistdist.cluster.task import server_config
 
     try:
         server = tf.train.Server(tf.train.ClusterSpec(spec), flags.job_name, flags.task_index, config=server_config())

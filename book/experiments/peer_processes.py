@@ -3,22 +3,20 @@
 :func:`run_tasks` starts a keeper. The keeper enters the private network and starts the peer's tasks, each a Python
 process of its own (``peer_tasks.py``), which writes what it measured to a file and then waits. Once all that are to
 report have done so, the keeper ends them. Nobody ends by himself before, so no task loses another one in its
-last round. All of them read a pipe whose other end is held by the caller alone: if he ends, however, they end.
+last round. The kernel ends the keeper with the caller, and the tasks with the keeper.
 """
 
-import contextlib
 import json
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
-from mnistdist.cluster.network import enter_private_network, listing_addresses, loopback_addresses, parse_address
+from mnistdist.cluster import linux
+from mnistdist.cluster.network import enter_private_network, hosts_of, task_addresses, without_proxies
 from mnistdist.cluster.pinning import assign, available_cores
 from mnistdist.errors import PLAIN, describe_exit
 
@@ -43,23 +41,20 @@ def run_tasks(peer, *, ps, coordinator, private, timeout, **settings):
         RuntimeError: A task has ended before time; with its last log lines.
         TimeoutError: The same of all tasks.
     """
-    addresses = listing_addresses if private else loopback_addresses
-    spec = {job: names for job, names in addresses(ps, 2).items() if names}
+    spec = {job: names for job, names in task_addresses(ps, 2, private=private).items() if names}
     tasks = [(job, index) for job, names in spec.items() for index in range(len(names))]
     if coordinator:
         tasks.append(("coordinator", 0))
     reporting = [task for task in tasks if task[0] == ("coordinator" if coordinator else "worker")]
     settings |= {"peer": peer, "spec": spec, "private": private, "tasks": tasks, "reporting": reporting}
-    # A proxy that is set for the web would catch the tasks' gRPC connections too, and hang them.
-    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    environment |= PLAIN | {"TF_CPP_MIN_LOG_LEVEL": environment.get("TF_CPP_MIN_LOG_LEVEL", "1")}
+    environment = {"TF_CPP_MIN_LOG_LEVEL": "1"} | without_proxies(os.environ) | PLAIN
     with tempfile.TemporaryDirectory(prefix="mnistdist-peer-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         (folder / "settings.json").write_text(json.dumps(settings))
         with open(folder / "keeper.log", "wb") as log:
-            keeper = subprocess.Popen(
+            keeper = linux.start(
                 [sys.executable, "-m", "book.experiments.peer_processes", str(folder)],
-                stdin=subprocess.PIPE,
+                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd=ROOT,
@@ -71,9 +66,7 @@ def run_tasks(peer, *, ps, coordinator, private, timeout, **settings):
         except subprocess.TimeoutExpired:
             raise TimeoutError(f"{peer}: not done within {timeout:g} s\n{_tails(folder)}") from None
         finally:
-            if keeper.poll() is None:  # time is up, or the caller is interrupted
-                os.killpg(keeper.pid, signal.SIGKILL)
-            keeper.stdin.close()
+            keeper.kill()  # if time is up, or the caller is interrupted; its tasks end with it
             keeper.wait()
         if status:
             raise RuntimeError(f"{peer}: {(folder / 'keeper.log').read_text(errors='replace').strip()}")
@@ -85,17 +78,6 @@ def report(folder, job, index, result):
     path = _report(Path(folder), job, index)
     path.with_suffix(".part").write_bytes(pickle.dumps(result))
     path.with_suffix(".part").replace(path)  # the keeper sees all of it or nothing
-
-
-def end_with_caller():
-    """End this process as soon as the pipe that is its stdin has no other end."""
-
-    def watch():
-        with contextlib.suppress(OSError):
-            os.read(0, 1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _report(folder, job, index):
@@ -117,8 +99,7 @@ def main():
     settings = json.loads((folder / "settings.json").read_text())
     spec = settings["spec"]
     if settings["private"]:  # first: a process with a second thread may not
-        enter_private_network([parse_address(address)[0] for names in spec.values() for address in names])
-    end_with_caller()
+        enter_private_network(hosts_of(spec))
     workers = len(spec["worker"])
     pins = assign(ps=1, workers=workers, devices="cpu", gpus=[], cores=available_cores())
     processes = {}
@@ -126,15 +107,13 @@ def main():
         for job, index in settings["tasks"]:
             pin = pins[job, index] if job == "worker" else pins["ps", 0]
             with open(folder / f"{job}-{index}.log", "wb") as log:
-                processes[job, index] = subprocess.Popen(
+                processes[job, index] = linux.start(
                     [sys.executable, "-m", "book.experiments.peer_tasks", str(folder), job, str(index)],
+                    cores=pin.cores,
                     stdout=log,
                     stderr=log,
                     env=os.environ | dict(pin.env),
                 )
-            if hasattr(os, "sched_setaffinity"):
-                with contextlib.suppress(ProcessLookupError):  # it has ended already, and says why
-                    os.sched_setaffinity(processes[job, index].pid, pin.cores)
         waiting = [_report(folder, *task) for task in settings["reporting"]]
         while not all(path.exists() for path in waiting):
             for (job, index), process in processes.items():

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from book.experiments.peer_processes import end_with_caller, report
+from book.experiments.peer_processes import report
 from mnistdist.cluster.network import parse_address, wait_for_address
 from mnistdist.datasets import read_data_sets
 
@@ -130,7 +130,7 @@ def parameter_server(settings, job, index):
 
     spec = tf.train.ClusterSpec(settings["spec"])
     if job != "coordinator":
-        from mnistdist.training.session import server_config
+        from mnistdist.cluster.task import server_config
 
         tf.distribute.Server(spec, job_name=job, task_index=index, config=server_config()).join()
     for name, addresses in settings["spec"].items():
@@ -249,7 +249,6 @@ PEERS = {
 
 def main():
     """Entry of a task: its arguments are the folder shared with the keeper, its job and its index."""
-    end_with_caller()
     folder, job, index = sys.argv[1], sys.argv[2], int(sys.argv[3])
     settings = json.loads((Path(folder) / "settings.json").read_text())
     record = PEERS[settings["peer"]](settings, job, index)

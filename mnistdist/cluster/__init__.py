@@ -2,4 +2,4 @@
 
 from mnistdist._lazy import lazy
 
-__getattr__, __dir__, __all__ = lazy(__name__, {"Cluster": "cluster", "Task": "cluster"})
+__getattr__, __dir__, __all__ = lazy(__name__, {"Cluster": "cluster", "Task": "task"})

@@ -5,7 +5,8 @@ import json
 import logging
 import os
 import sys
-import time
+
+from mnistdist._wait import poll
 
 
 def main():
@@ -61,16 +62,9 @@ def link_engine_sockets(folder):
     ipyparallel 9.2 binds them as ``PATH-PORT`` and connects to ``PATH:PORT``; a link from one to the other serves.
     """
     path = os.path.join(folder, "profile", "security", "ipcontroller-engine.json")
-    deadline = time.monotonic() + 60
-    while True:  # the controller starts beside the import: it may be the later one, or half-way through its file
-        try:
-            with open(path) as file:
-                info = json.load(file)
-            break
-        except (FileNotFoundError, json.JSONDecodeError):
-            if time.monotonic() > deadline:
-                raise TimeoutError("the controller wrote no connection file within 60 s") from None
-            time.sleep(0.02)
+    info = poll(60, lambda: read_connection_file(path), 0.02)  # the controller starts beside the import
+    if info is None:
+        raise TimeoutError("the controller wrote no connection file within 60 s")
     base = info["interface"].removeprefix("ipc://")
     for value in info.values():
         for port in value if isinstance(value, list) else [value]:
@@ -78,6 +72,12 @@ def link_engine_sockets(folder):
                 with contextlib.suppress(FileExistsError):
                     os.symlink(f"{base}-{port}", f"{base}:{port}")
     return path
+
+
+def read_connection_file(path):
+    """What the controller has written there; None if it has not come so far, or is half-way through."""
+    with contextlib.suppress(OSError, json.JSONDecodeError), open(path) as file:
+        return json.load(file)
 
 
 def unregister(info, engine):

@@ -18,16 +18,35 @@ import subprocess
 import sys
 import time
 
-from mnistdist.cluster.child import command, environment
+from mnistdist.cluster.linux import command, environment
 
 LISTING_HOST = ipaddress.IPv4Address("192.168.233.201")
 LISTING_PORT = 2222
+NETWORKS = ("auto", "private", "host")
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _SIOCSIFADDR, _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCSIFNETMASK = 0x8916, 0x8913, 0x8914, 0x891C
 _IFF_UP = 1
 BUSY = "in use by another process; end that, or choose another port"
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
+
+
+def choose_network(wanted, refusal):
+    """Whether tasks get a private network: ``wanted`` is one of ``NETWORKS``; raises ``refusal`` if it can't be had."""
+    private = wanted != "host" and private_network_available()
+    if wanted == "private" and not private:
+        raise refusal
+    return private
+
+
+def task_addresses(ps, workers, *, private):
+    """The tasks' addresses in a private network, or else in the host's: ``{"ps": [...], "worker": [...]}``."""
+    return (listing_addresses if private else loopback_addresses)(ps, workers)
+
+
+def hosts_of(spec):
+    """The hosts of all tasks in ``{job: addresses}``."""
+    return [parse_address(address)[0] for addresses in spec.values() for address in addresses]
 
 
 def listing_addresses(ps, workers):
@@ -114,13 +133,8 @@ def wait_for_address(address, timeout, *, what="the server", on_wait=None, limit
     session that is created before its servers are up waits for ever; so ask first.
     """
     host, port = parse_address(address)
-    deadline = time.monotonic() + timeout
-    next_word = time.monotonic() + 1
-    why = "no answer"
-    while True:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError(f"{what} at {address} did not answer within {limit or timeout:g} s ({why})")
+    deadline, next_word, why = time.monotonic() + timeout, time.monotonic() + 1, "no answer"
+    while (left := deadline - time.monotonic()) > 0:
         try:
             with socket.create_connection((host, port), timeout=min(left, 1.0)):
                 return
@@ -132,6 +146,7 @@ def wait_for_address(address, timeout, *, what="the server", on_wait=None, limit
             on_wait(max(0.0, deadline - time.monotonic()))
             next_word += 1
         time.sleep(min(0.1, max(0.0, deadline - time.monotonic())))
+    raise TimeoutError(f"{what} at {address} did not answer within {limit or timeout:g} s ({why})")
 
 
 def without_proxies(environment):
@@ -173,11 +188,7 @@ def enter_private_network(hosts=()):
     except PermissionError:
         uid, gid = os.geteuid(), os.getegid()
         unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
-        for name, text in (
-            ("setgroups", "deny"),
-            ("uid_map", f"{uid} {uid} 1"),
-            ("gid_map", f"{gid} {gid} 1"),
-        ):
+        for name, text in {"setgroups": "deny", "uid_map": f"{uid} {uid} 1", "gid_map": f"{gid} {gid} 1"}.items():
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)
 

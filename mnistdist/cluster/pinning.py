@@ -12,7 +12,7 @@ each task as environment variables. Nothing here imports TensorFlow or touches a
 import os
 import re
 import runpy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from ctypes import CDLL
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -37,16 +37,16 @@ class Pin:
     """
 
     device: str
-    env: Mapping[str, str]
-    cores: tuple[int, ...]
+    env: dict
+    cores: tuple
 
     @property
-    def tf_device(self) -> str:
+    def tf_device(self):
         """The task's device as TensorFlow names it: always its first and only one, ``gpu:0`` or ``cpu:0``."""
         return "cpu:0" if self.env["CUDA_VISIBLE_DEVICES"] == NO_GPU else "gpu:0"
 
 
-def find_gpus() -> list[str]:
+def find_gpus():
     """Lists the GPUs that TensorFlow may use here, as one would write them in ``CUDA_VISIBLE_DEVICES``.
 
     NVML counts them, which, unlike asking TensorFlow, starts nothing on them. A ``CUDA_VISIBLE_DEVICES`` already
@@ -71,7 +71,7 @@ def find_gpus() -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _nvml_uuids() -> list[str]:
+def _nvml_uuids():
     import pynvml
 
     try:
@@ -87,7 +87,7 @@ def _nvml_uuids() -> list[str]:
         pynvml.nvmlShutdown()
 
 
-def tensorflow_has_cuda() -> bool:
+def tensorflow_has_cuda():
     """Says whether the installed TensorFlow is built for CUDA and finds cuDNN, without importing it.
 
     TensorFlow registers no GPU when a CUDA library is missing. cuDNN stands for them all: neither the driver nor
@@ -111,7 +111,7 @@ def tensorflow_has_cuda() -> bool:
     return True
 
 
-def available_cores() -> list[int]:
+def available_cores():
     """Lists the logical cores this process may run on, those of one physical core side by side.
 
     Linux often numbers the two halves of a physical core far apart; side by side, neighbouring shares of the list
@@ -130,15 +130,7 @@ def available_cores() -> list[int]:
     return sorted(os.sched_getaffinity(0), key=lambda core: (physical_core(core), core))
 
 
-def assign(
-    ps: int,
-    workers: int,
-    *,
-    devices: str | Iterable[str | int] = "auto",
-    num_gpus: int | None = None,
-    gpus: Sequence[str] | None = None,
-    cores: Sequence[int] | None = None,
-) -> dict[tuple[str, int], Pin]:
+def assign(ps, workers, *, devices="auto", num_gpus=None, gpus=None, cores=None):
     """Gives every task of a cluster on one machine its environment and its cores.
 
     With GPUs, worker ``i`` gets GPU ``i % num_gpus``, and a GPU that serves several workers grows its memory as
@@ -197,19 +189,15 @@ def assign(
     return pins
 
 
-def sharing_notice(pins: Mapping[tuple[str, int], Pin]) -> str | None:
-    """Says in one line what workers share, for the caller to print once; None where each has its own."""
-    workers = [pin for (job, _), pin in pins.items() if job == "worker"]
-    places = {(pin.device, pin.cores) for pin in workers}
-    if len(places) == len(workers):
+def sharing_notice(pins):
+    """Says in one line which GPUs workers share, for the caller to print once; None where each has its own."""
+    gpus = [pin.device for (job, _), pin in pins.items() if job == "worker" and pin.tf_device == "gpu:0"]
+    if len(set(gpus)) == len(gpus):
         return None
-    if workers[0].tf_device == "gpu:0":
-        names = ", ".join(dict.fromkeys(pin.device for pin in workers))
-        return f"{len(workers)} workers share {names}: each takes GPU memory as it needs it"
-    return f"{len(workers)} workers share {workers[0].device}: too few for one each, so all tasks run on all"
+    return f"{len(gpus)} workers share {', '.join(dict.fromkeys(gpus))}: each takes GPU memory as it needs it"
 
 
-def _choose_gpus(devices, num_gpus, workers, gpus) -> list[str]:
+def _choose_gpus(devices, num_gpus, workers, gpus):
     if devices == "cpu":
         if num_gpus:
             raise ValueError(f"devices='cpu' uses no GPU, but num_gpus is {num_gpus}: leave one of them out")
@@ -233,7 +221,7 @@ def _choose_gpus(devices, num_gpus, workers, gpus) -> list[str]:
     return chosen[:num_gpus]
 
 
-def _gpu_ids(devices) -> list[str]:
+def _gpu_ids(devices):
     expected = "devices: expected 'auto', 'cpu' or a list of GPU ids, indices or UUIDs"
     if isinstance(devices, bytes) or not isinstance(devices, Iterable):
         raise TypeError(f"{expected}; got {devices!r}")
@@ -246,7 +234,7 @@ def _gpu_ids(devices) -> list[str]:
     return [str(gpu) for gpu in ids]
 
 
-def _threads(cores, tasks) -> dict[str, str]:
+def _threads(cores, tasks):
     threads = max(1, len(cores) // tasks)
     return {
         "TF_NUM_INTRAOP_THREADS": str(threads),
@@ -255,13 +243,13 @@ def _threads(cores, tasks) -> dict[str, str]:
     }
 
 
-def _gpu_name(gpu: str) -> str:
+def _gpu_name(gpu):
     return f"GPU {gpu}" if gpu.isdecimal() else gpu[:12]  # "GPU-8932f937" tells UUIDs apart
 
 
-def _core_names(cores: Sequence[int]) -> str:
+def _core_names(cores):
     """Names cores for people: ``core 1``, ``cores 0-3``, ``cores 0-1, 8-9``."""
-    runs: list[list[int]] = []
+    runs = []
     for core in sorted(cores):
         if runs and core == runs[-1][-1] + 1:
             runs[-1].append(core)

@@ -1,7 +1,15 @@
-"""The client's side of a cluster's process tree: start it, ask it for tasks, hear of their ends, end it.
+"""The processes of a cluster, as the client has them: the seam between what a task does and where it runs.
 
-The other side is ``nursery.py``, which shows the tree. This module knows processes, pids and logs; ``cluster.py``
-knows engines and views.
+    client (your notebook or script)
+      keeper            waits for the client's end, then ends everything below and removes the folder
+        controller      ipyparallel's, with its sockets towards the client on 127.0.0.1
+        nursery         the fork server: goes to the private network, imports TensorFlow once, forks
+          ps:0, worker:0, ...   each an ipyparallel engine with a TensorFlow server
+
+Who stands above this seam knows engines and views, and asks :class:`Processes` for five things only: to ``start`` a
+task, to ``signal`` it, to tell of its end (``on_exit``), to show the ``tail`` of its log, and to ``close`` everything.
+Requests (``start``, ``signal``) and events (``started``, ``exited``, ``failed``) are lines of JSON between this process
+and the fork server: they need a pipe to it, wherever it is.
 """
 
 import contextlib
@@ -18,20 +26,21 @@ from pathlib import Path
 
 import psutil
 
-from mnistdist.cluster.child import command, environment, fill_first_descriptors
-from mnistdist.cluster.network import without_proxies
-from mnistdist.errors import PLAIN, TaskFailed
+from mnistdist.cluster.linux import command, environment, fill_first_descriptors
+from mnistdist.cluster.network import hosts_of, without_proxies
+from mnistdist.errors import PLAIN, TaskFailed, describe_exit
 
 
 class Processes:
     """A keeper, a controller, a nursery and the tasks it forks, in a temporary folder that goes with them.
 
     Args: ``spec``, the addresses of all tasks by job; ``private``, whether they get a network of their own;
-    ``servers``, whether each starts a TensorFlow server; ``on_exit(name)``, called from a thread when a task has ended.
+    ``servers``, whether each starts a TensorFlow server; ``preload``, names of modules that each finds imported;
+    ``on_exit(name)``, called from a thread when a task has ended, and with None when all have, and the tree with them.
     A task's name is ``(job, index)``. They all end when :meth:`close` is called or when this object or process ends.
     """
 
-    def __init__(self, spec, *, private, servers, on_exit):
+    def __init__(self, spec, *, private, servers, on_exit, preload=()):
         self.pids, self.exits = {}, {}  # of each task, the latest process and how it ended
         self.failure = None  # why the nursery could not start
         self._on_exit, self._changed = on_exit, threading.Condition()
@@ -40,16 +49,15 @@ class Processes:
         temp = None if short else "/tmp"
         self.folder = Path(tempfile.mkdtemp(prefix="mnistdist-", dir=temp))
         try:
-            self._launch(spec, private, servers)
+            self._launch(spec, private, servers, preload)
         except BaseException:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise
 
-    def _launch(self, spec, private, servers):
+    def _launch(self, spec, private, servers, preload):
         profile = self.folder / "profile"
         for name in ("security", "log", "pid", "startup"):
             (profile / name).mkdir(parents=True)
-        hosts = [address.rpartition(":")[0] for job in spec.values() for address in job]
         fill_first_descriptors()
         ours, theirs = socket.socketpair()
         settings = {
@@ -57,7 +65,8 @@ class Processes:
             "socket": theirs.fileno(),
             "spec": spec,
             "servers": servers,
-            "private_hosts": hosts if private else None,
+            "preload": preload,
+            "private_hosts": hosts_of(spec) if private else None,
             "controller": [
                 *command("from mnistdist.cluster._ipyparallel import main; main()"),
                 f"--profile-dir={profile}",
@@ -72,12 +81,12 @@ class Processes:
                 f"--HeartMonitor.max_heartmonitor_misses={10**9}",  # the nursery knows better who has ended
             ],
         }
-        # Nor is what the environment says to ipyparallel (a key, a profile) meant for this cluster: see engines.py.
+        # Nor is what the environment says to ipyparallel (a key, a profile) meant for this cluster: see connect().
         given = {k: v for k, v in without_proxies(environment(os.environ)).items() if not k.startswith("IPP_")}
         given |= PLAIN | {"IPYTHONDIR": str(self.folder / "ipython")}  # messages quote logs
         with open(self.folder / "keeper.log", "wb") as log, theirs:
             self._keeper = subprocess.Popen(
-                command("from mnistdist.cluster.nursery import main; main()", json.dumps(settings)),
+                command("from mnistdist.cluster.keeper import main; main()", json.dumps(settings)),
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -112,12 +121,12 @@ class Processes:
         self.pids.pop(name, None)
         self._ask(do="start", job=name[0], index=name[1], env=dict(env), cores=list(cores), engine=engine)
 
-    def kill(self, name, signal):
+    def signal(self, name, number):
         """Send a signal to a task; nothing happens when it has ended meanwhile."""
         with self._changed:  # one that has been asked for just now has no pid yet
             self._changed.wait_for(lambda: name in self.pids or not self.alive, 10)
         if pid := self.pids.get(name):
-            self._ask(do="kill", pid=pid, signal=int(signal))
+            self._ask(do="signal", pid=pid, signal=int(number))
 
     def wait_for_exits(self, names, timeout):
         """Wait until the named tasks have ended; returns the names of those that have not within ``timeout`` s."""
@@ -132,7 +141,7 @@ class Processes:
             raise keeper_lost() from None
 
     def hear(self, event):
-        """Take note of one event of the nursery's."""
+        """Take note of one event of the fork server's."""
         name = event.get("job"), event.get("index")
         with self._changed:
             if event["event"] == "failed":
@@ -144,8 +153,24 @@ class Processes:
                 self._on_exit(name)
             self._changed.notify_all()
 
-    def tail(self, log, lines):
-        """The last ``lines`` lines of a log: a task's ``job-index``, ``nursery``, ``controller`` or ``keeper``."""
+    def trouble(self, names):
+        """What has gone too early for these tasks to come up, whose log tells more, what to do; None for nothing."""
+        read, again = "the log lines say why", "stop() the cluster and start() it again"
+        if not self.folder.is_dir() and self.alive:
+            return f"its folder {self.folder} has been removed", "keeper", again
+        if self.failure:
+            return self.failure, "nursery", read
+        for name in names:
+            if name in self.exits:
+                return f"{name[0]}:{name[1]} ended with {describe_exit(self.exits[name])} while starting", name, read
+        if not self.alive:
+            log = next((each for each in ("controller", "nursery") if self.tail(each, 1)), "keeper")
+            return "the cluster's keeper ended early", log, read
+        return None
+
+    def tail(self, name, lines):
+        """The last ``lines`` lines of the log of a task, or of the ``nursery``, ``controller`` or ``keeper``."""
+        log = name if isinstance(name, str) else f"{name[0]}-{name[1]}"
         if self._kept_logs is not None:
             return self._kept_logs.get(log, [])[-lines:]
         with contextlib.suppress(FileNotFoundError), open(self.folder / f"{log}.log", errors="replace") as file:
@@ -181,7 +206,7 @@ def _hang_up(keeper, channel, folder):
 
 
 def _listen(reference, channel):
-    """Hand the nursery's events to the ``Processes`` that is waiting for them, as long as there is one."""
+    """Hand the fork server's events to the ``Processes`` that is waiting for them, as long as there is one."""
     with contextlib.suppress(OSError, ValueError):
         for line in channel.makefile("r"):
             processes = reference()

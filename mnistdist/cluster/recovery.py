@@ -1,4 +1,7 @@
-"""Tasks that are stopped, as SIGSTOP or Ctrl-Z does it: they answer nobody, and don't end by themselves."""
+"""Tasks that a training has lost: which of them are only stopped, and who begins again.
+
+A task that is stopped, as SIGSTOP or Ctrl-Z does it, answers nobody, and doesn't end by itself.
+"""
 
 import contextlib
 import time
@@ -13,13 +16,6 @@ class StoppedTasks:
 
     Args:
         limit: Seconds, none of them in a time when this process was stopped itself; None to find none.
-
-    Example::
-
-        stopped = StoppedTasks(60)
-        while training:
-            time.sleep(0.1)
-            names = stopped.find({"worker:0": 4711, "worker:1": 4712})
     """
 
     def __init__(self, limit):
@@ -41,3 +37,16 @@ def is_stopped(pid):
     with contextlib.suppress(psutil.Error):  # it has ended
         return psutil.Process(pid).status() == psutil.STATUS_STOPPED
     return False
+
+
+def to_begin_again(lost, workers, finished, *, restores):
+    """The tasks that begin again when a training has lost one before its time; none if it needs it no more.
+
+    Args: the task, ``(job, index)``; all ``workers``, lost or not, and those that have ``finished``; whether worker 0
+    restores from a checkpoint what a ps has lost.
+    """
+    chief, finished = ("worker", 0), set(finished)
+    if lost in finished or finished.issuperset(workers):
+        return []
+    # Nobody else restores what the ps has lost.
+    return [lost, chief] if lost[0] == "ps" and restores and chief in finished else [lost]

@@ -6,8 +6,8 @@ import sys
 import time
 from types import SimpleNamespace
 
-from mnistdist.cluster.nursery import identity
-from mnistdist.cluster.recovery import StoppedTasks, is_stopped
+from mnistdist.cluster.recovery import StoppedTasks, is_stopped, to_begin_again
+from mnistdist.cluster.task import identity
 from mnistdist.errors import TaskFailed
 
 _RESTARTED = "the cluster has been restarted with fresh tasks: train again"
@@ -104,7 +104,7 @@ def on_workers(cluster, function, indices, arguments, *, step_timeout, held, ste
             calls = calls or _Calls(cluster, function, indices, arguments)
             if failed := calls.failed():
                 time.sleep(0.5)  # when a task has ended, that is the cause: its news may be on the way
-                if cluster.alive and not cluster._lost():
+                if cluster.alive and not cluster._engines.lost():
                     raise calls.cause(*failed[0])
             elif calls.wait(0.1):
                 return calls.answers()
@@ -113,10 +113,9 @@ def on_workers(cluster, function, indices, arguments, *, step_timeout, held, ste
 
 def _find_lost(cluster, stopped, when):
     """A task that can't be used, or that has been stopped for too long, and the words for it; None if all are well."""
-    cluster._require_alive()
-    if lost := cluster._lost():
-        names, reason = lost
-        return names[0], f"{reason} {when} the training"
+    cluster._engines.require_alive()
+    if lost := cluster._engines.lost():
+        return lost.task, f"{lost.reason} {when} the training"
     halted = stopped.find({task.name: task.pid for task in cluster.tasks})
     return (halted[0], f"it has been stopped for {stopped.limit:g} s, as SIGSTOP does it") if halted else None
 
@@ -142,12 +141,14 @@ class _Calls:
 
     def replaced(self, task, restores):
         """A task has been started again: the function begins again where that is needed."""
-        job, _, index = task.partition(":")
-        if job == "worker":
-            if not _answered(self._latest[int(index)]):
-                self._latest[int(index)] = self._call(int(index))
-        elif restores and _answered(self._latest[0]) and not all(map(_answered, self._latest.values())):
-            self._again.append(self._call(0))  # nobody else restores what the ps has lost
+        lost, _, number = task.partition(":")
+        workers = [("worker", index) for index in self._latest]
+        finished = [(job, index) for job, index in workers if _answered(self._latest[index])]
+        for job, index in to_begin_again((lost, int(number)), workers, finished, restores=restores):
+            if (job, index) in finished:
+                self._again.append(self._call(index))
+            elif job == "worker":
+                self._latest[index] = self._call(index)
 
     def failed(self):
         """Those that have, with the workers' indices."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from mnistdist import _check
 from mnistdist._interrupts import HeldInterrupts
-from mnistdist.cluster.nursery import own_task
+from mnistdist.cluster.task import own_task
 from mnistdist.datasets import DataError, DataSet, Datasets, read_data_sets, read_for_training
 from mnistdist.errors import TaskLost
 from mnistdist.results import Run

@@ -113,15 +113,6 @@ def session_config(task_index):
     return config
 
 
-def server_config():
-    """The config of a task's server on a machine that it shares: a thread with nothing to do sleeps.
-
-    By default it first looks for work for a while, on a core that another task could use. Pools have their sizes from
-    the task's environment (:mod:`mnistdist.cluster.pinning`).
-    """
-    return tf.ConfigProto(experimental=tf.ConfigProto.Experimental(disable_thread_spinning=True))
-
-
 def wait_for_ps(cluster_spec, timeout, on_wait=None, *, limit=None):
     """Wait until every ps accepts connections; ``TimeoutError`` names the first that does not within ``timeout`` s.
 

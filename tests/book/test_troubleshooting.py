@@ -11,7 +11,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from mnistdist import Cluster, DataSet, Datasets, Run, distributed, errors, launcher, results, train
+from mnistdist import Cluster, DataSet, Datasets, Run, cli, distributed, errors, results, train
 from mnistdist.cluster import network, pinning
 from mnistdist.flags import UsageError, check, parse
 from mnistdist.idx import read_idx
@@ -24,6 +24,7 @@ from tests.package.idx_sets import small_set, write
 PAGE = (ROOT / "book" / "troubleshooting.md").read_text(encoding="utf-8")
 MESSAGES = [title for level, title in headings(PAGE) if level == 3]
 OURS = ("UsageError", "TaskFailed", "TaskLost", "ClusterStartError", "TimeoutError", "ConnectionError", "OSError")
+OURS += ("start_error",)
 NOT_ON_THE_PAGE = {
     "engines ": "two engines have changed places: nothing that a user does brings it about",
     "still alive 10 s after SIGKILL": "a process that the kernel holds: there is no way to provoke it",
@@ -62,8 +63,8 @@ def program(monkeypatch, capsys, *argv):
 
 def of_launcher(*argv):
     def produce(monkeypatch, capsys, **_):
-        monkeypatch.setattr(launcher, "private_network_available", lambda: False)
-        assert launcher.main(["run", *argv]) == 1
+        monkeypatch.setattr(network, "private_network_available", lambda: False)
+        assert cli.main(["run", *argv]) == 1
         return capsys.readouterr().err
 
     return produce

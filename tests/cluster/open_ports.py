@@ -23,7 +23,7 @@ class Open(NamedTuple):
 
 def tree_of(cluster):
     """All processes of a cluster, this one, its client, included."""
-    keeper = psutil.Process(cluster._processes._keeper.pid)
+    keeper = psutil.Process(cluster._engines.processes._keeper.pid)
     return [psutil.Process(), keeper, *below(keeper.pid)]
 
 

@@ -33,7 +33,7 @@ EVERYWHERE = ("::", "0.0.0.0")
 @pytest.fixture(scope="module")
 def info(cluster):
     """What the connection file of the cluster's client says."""
-    return json.loads(cluster._processes.connection_file.read_text())
+    return json.loads(cluster._engines.processes.connection_file.read_text())
 
 
 def client_ports(info):
@@ -70,7 +70,7 @@ def test_inside_the_private_network_every_task_has_one_port_open_to_all_of_it(cl
 
 def test_unix_sockets_are_in_a_folder_that_is_closed_to_others(cluster):
     """None is abstract, that is, open to every process of the network namespace; see unix(7)."""
-    tree, folder = tree_of(cluster), cluster._processes.folder
+    tree, folder = tree_of(cluster), cluster._engines.processes.folder
     names = open_unix_sockets(tree)
     assert len(names) > 5
     assert {os.path.dirname(name) for name in names} == {str(folder)}
@@ -138,8 +138,8 @@ with Cluster(ps=1, workers=2, network="private") as cluster:
     tree = tree_of(cluster)
     print(json.dumps({{
         "open": open_sockets(tree),
-        "unix": [os.path.dirname(name) == str(cluster._processes.folder) for name in open_unix_sockets(tree)],
-        "info": cluster._info,
+        "unix": [os.path.dirname(name) == str(cluster._engines.processes.folder) for name in open_unix_sockets(tree)],
+        "info": cluster._engines.info,
         "names": cluster.workers.apply_sync(lambda: [name for name in globals() if name.startswith("from_")]),
         "environment": [name for name in os.environ if name.startswith("IPP_")],
     }}))
@@ -313,7 +313,7 @@ def test_a_graph_that_is_run_can_write_and_read_the_files_of_the_user(cluster, t
 
 
 def test_the_connection_files_are_their_owners_alone(cluster):
-    security = cluster._processes.connection_file.parent
+    security = cluster._engines.processes.connection_file.parent
     assert security.stat().st_mode & 0o777 == 0o700
     files = sorted(security.iterdir())
     assert [path.name for path in files] == ["ipcontroller-client.json", "ipcontroller-engine.json"]

@@ -13,6 +13,7 @@ import ipyparallel
 import pytest
 
 from mnistdist import Cluster, ClusterStartError, Task
+from mnistdist.cluster.engines import Engines
 from mnistdist.errors import TaskFailed, describe_exit
 from tests.cluster.open_ports import tree_of
 from tests.helpers import alive, below, wait_until
@@ -279,7 +280,7 @@ def test_unknown_tasks_are_named(cluster):
 def test_stop_leaves_nothing_and_keeps_the_logs():
     cluster = Cluster(ps=1, workers=1)
     assert cluster.start() is cluster
-    folder = cluster._processes.folder
+    folder = cluster._engines.processes.folder
     tree = below(os.getpid(), lambda process: str(folder) in " ".join(process.cmdline()))
     assert len(tree) >= 4  # keeper, controller, nursery, tasks
     cluster.stop()
@@ -296,11 +297,11 @@ def test_stop_leaves_nothing_and_keeps_the_logs():
 
 def test_an_exception_in_the_block_and_a_lost_reference_end_the_cluster():
     with pytest.raises(ZeroDivisionError), Cluster(ps=1, workers=1) as cluster:
-        folder = cluster._processes.folder
+        folder = cluster._engines.processes.folder
         1 / 0  # noqa: B018 (the exception is the point)
     assert not folder.exists()
     cluster = Cluster(ps=1, workers=1).start()
-    folder = cluster._processes.folder
+    folder = cluster._engines.processes.folder
     del cluster
     gc.collect()
     wait_until(lambda: not folder.exists(), 10, "the end of a forgotten cluster")
@@ -328,7 +329,7 @@ def test_a_start_that_takes_too_long_says_so_and_leaves_nothing():
         cluster.start()
     assert caught.value.expected == 3
     assert "Cluster(timeout=1)" in caught.value.hint
-    assert not cluster._processes.folder.exists()
+    assert not cluster._engines.processes.folder.exists()
 
 
 def test_a_port_in_use_is_named_with_the_log(monkeypatch):
@@ -339,7 +340,7 @@ def test_a_port_in_use_is_named_with_the_log(monkeypatch):
         holder.listen()
         taken = f"127.0.0.1:{holder.getsockname()[1]}"
         addresses = {"ps": [taken], "worker": ["127.0.0.1:21999"]}
-        monkeypatch.setattr("mnistdist.cluster.cluster.loopback_addresses", lambda *_: addresses)
+        monkeypatch.setattr("mnistdist.cluster.network.loopback_addresses", lambda *_: addresses)
         with pytest.raises(ClusterStartError, match="ps:0 ended with exit code 1 while starting") as caught:
             Cluster(ps=1, workers=1, network="host").start()
     assert "Could not start gRPC server" in str(caught.value)
@@ -347,23 +348,23 @@ def test_a_port_in_use_is_named_with_the_log(monkeypatch):
 
 @pytest.mark.parametrize("moment", ["before the question", "before the answer"])
 def test_a_task_that_ends_when_it_has_registered_is_named(monkeypatch, moment):
-    connect = Cluster._connect
+    connect = Engines.connect
 
     def connect_then_end(self, *arguments):
         connect(self, *arguments)
         direct_view = self.client.direct_view
 
         def end_then_view(*targets, **options):
-            os.kill(self._processes.pids["ps", 0], signal.SIGKILL)
-            wait_until(lambda: self._processes.exits, 10, "the task's end")
+            os.kill(self.processes.pids["ps", 0], signal.SIGKILL)
+            wait_until(lambda: self.processes.exits, 10, "the task's end")
             return direct_view(*targets, **options)
 
         self.client.direct_view = end_then_view
 
     if moment == "before the question":
-        monkeypatch.setattr(Cluster, "_connect", connect_then_end)
+        monkeypatch.setattr(Engines, "connect", connect_then_end)
     else:
-        monkeypatch.setattr("mnistdist.cluster.cluster.identity", functools.partial(os._exit, 3))
+        monkeypatch.setattr("mnistdist.cluster.engines.identity", functools.partial(os._exit, 3))
     with pytest.raises(ClusterStartError, match=r":0 ended with (SIGKILL|exit code 3) while starting"):
         Cluster(ps=1, workers=1, servers=False).start()
 
@@ -427,7 +428,7 @@ CLIENT = """
     cluster = Cluster(ps=1, workers=2)
     print("starting", flush=True)
     cluster.start()
-    print(cluster._processes.folder, flush=True)
+    print(cluster._engines.processes.folder, flush=True)
     cluster.workers.apply_async(lambda: sum(i * i for i in range(10**9)))
     sys.stdin.readline()
     print("stopping", flush=True)
@@ -473,7 +474,7 @@ def test_an_interrupt_during_start_up_leaves_nothing(run_python):
 @pytest.mark.parametrize("victim", ["keeper", "controller", "nursery"])
 def test_losing_any_part_of_the_tree_ends_it_whole(victim):
     with Cluster(ps=1, workers=1) as cluster:
-        folder = cluster._processes.folder
+        folder = cluster._engines.processes.folder
         keeper, *rest = tree = tree_of(cluster)[1:]
         own = sorted(task.pid for task in cluster.tasks)
         (nursery,) = alive(rest, lambda process: own == sorted(child.pid for child in process.children()))
@@ -485,7 +486,8 @@ def test_losing_any_part_of_the_tree_ends_it_whole(victim):
         wait_until(lambda: not alive(tree), 5, "the end of every process")
         wait_until(lambda: cluster.status == "failed", 5, "the status")
         begin = time.monotonic()
-        for use in (cluster.restart, lambda: cluster.kill("ps:0"), lambda: cluster._processes.kill(("ps", 0), 9)):
+        processes = cluster._engines.processes
+        for use in (cluster.restart, lambda: cluster.kill("ps:0"), lambda: processes.signal(("ps", 0), 9)):
             with pytest.raises(TaskFailed, match="keeper, controller or nursery has ended"):
                 use()
         assert time.monotonic() - begin < 5

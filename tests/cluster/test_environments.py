@@ -63,7 +63,7 @@ REFUSED = [
     ),
     (
         "pass",
-        "import shutil; shutil.rmtree(cluster._processes.folder); cluster.restart()",
+        "import shutil; shutil.rmtree(cluster._engines.processes.folder); cluster.restart()",
         r"ClusterStartError its folder \S+ has been removed: .*",
     ),
 ]
@@ -122,7 +122,7 @@ def test_the_package_works_from_a_zip_file(tmp_path):
     assert python(tmp_path, "if True:" + code, path=package).returncode == 0
 
 
-LAUNCH = "import sys; from mnistdist.launcher import main; sys.exit(main())"
+LAUNCH = "import sys; from mnistdist.cli import main; sys.exit(main())"
 
 
 @pytest.mark.skipif(not private_network_available(), reason="no network namespaces here: servers would be open to all")
@@ -140,7 +140,7 @@ def test_the_launcher_knows_how_tasks_end_where_its_caller_ignores_that(tmp_path
     (tmp_path / "file").touch()
     code = """
         import signal, sys
-        from mnistdist.launcher import main
+        from mnistdist.cli import main
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         status = main(["run", "--workers=1", "--data_dir={}"])
         sys.exit((status, signal.getsignal(signal.SIGCHLD)) != (1, signal.SIG_IGN))

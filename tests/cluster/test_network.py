@@ -10,6 +10,7 @@ import pytest
 import mnistdist
 from mnistdist import Cluster
 from mnistdist.cluster import network
+from mnistdist.cluster.cluster import _say_once
 from mnistdist.cluster.network import (
     enter_private_network,
     listing_addresses,
@@ -179,7 +180,7 @@ def limited(limit, command):
 @pytest.mark.parametrize("limit", ["max_user_namespaces", "max_net_namespaces"])
 def test_where_the_system_has_no_namespaces_left_the_launcher_says_so(limit, tmp_path):
     """``auto`` says it in one line and trains all the same; ``private`` refuses in one line."""
-    command = [sys.executable, "-m", "mnistdist.launcher", "run", "--train_steps=20", f"--data_dir={tmp_path}/data"]
+    command = [sys.executable, "-m", "mnistdist", "run", "--train_steps=20", f"--data_dir={tmp_path}/data"]
     for network_flag, status in (("auto", 0), ("private", 1)):
         each = limited(limit, [*command, f"--network={network_flag}"])
         done = subprocess.run(each, capture_output=True, text=True, timeout=120, cwd=ROOT)
@@ -215,8 +216,8 @@ def test_a_process_with_threads_is_told_so_whoever_runs_it():
 
 
 def test_without_namespaces_auto_says_so_once_and_private_refuses(monkeypatch, capsys):
-    monkeypatch.setattr("mnistdist.cluster.cluster.private_network_available", lambda: False)
-    monkeypatch.setattr("mnistdist.cluster.cluster._said", set())
+    monkeypatch.setattr(network, "private_network_available", lambda: False)
+    _say_once.cache_clear()
     with pytest.raises(mnistdist.ClusterStartError, match="allows no private network"):
         Cluster(network="private").start()
     for _ in range(2):

@@ -113,7 +113,7 @@ def test_tensorflow_has_cuda(tmp_path, monkeypatch, is_cuda_build, cudnn, expect
 
 
 def test_the_installed_tensorflow_is_read_not_imported():
-    code = "import sys; from mnistdist import devices as d; d.find_gpus(); d.tensorflow_has_cuda(); "
+    code = "import sys; from mnistdist.cluster import pinning as d; d.find_gpus(); d.tensorflow_has_cuda(); "
     code += "print('tensorflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
@@ -244,11 +244,8 @@ def test_thread_pools_match():
     assert {threads(pin) for pin in with_gpus.values()} == {("2", "2", "2")}
 
 
-def test_notice_of_shared_cores():
-    assert sharing_notice(assign(1, 3, gpus=[], cores=[0, 1])) == (
-        "3 workers share cores 0-1: too few for one each, so all tasks run on all"
-    )
-    assert sharing_notice(assign(1, 2, gpus=[], cores=[0, 1])) is None
+def test_shared_cores_are_no_news():
+    assert sharing_notice(assign(1, 3, gpus=[], cores=[0, 1])) is None
 
 
 def test_pin_cannot_be_changed():
@@ -275,7 +272,7 @@ def look():
     import os
     from IPython import get_ipython
     from mnistdist.training import build_fast_replica, build_replica
-    from mnistdist.cluster.nursery import identity
+    from mnistdist.cluster.task import identity
 
     spec = get_ipython().user_ns["cluster_spec"]
     job, index, _ = identity()

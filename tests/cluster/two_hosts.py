@@ -8,12 +8,12 @@ This process is the host of the ps, 192.168.233.201; a child of it is everyone e
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
 
+from mnistdist.cluster import linux
 from mnistdist.cluster.network import enter_private_network
 
 PS, WORKERS, STRANGER = "192.168.233.201", ["192.168.233.202", "192.168.233.203"], "192.168.233.9"
@@ -43,11 +43,11 @@ class Other:
 
     def __init__(self, body):
         (self._from, up), (down, self._to) = os.pipe(), os.pipe()
-        self.pid = os.fork()
+        parent, self.pid = os.getpid(), os.fork()
         if self.pid == 0:
             status = 1
             try:
-                end_with_parent()
+                linux.die_with(parent)
                 enter_private_network()
 
                 def turn():
@@ -86,18 +86,13 @@ def answer(target, port, source=None):
 def serve(port, name):
     """Listen as a TensorFlow server does, on every address of v4 and v6; each caller is told the name."""
     server = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    parent = os.getpid()
     if os.fork() == 0:
-        end_with_parent()
+        linux.die_with(parent)
         while True:
             connection, _ = server.accept()
             connection.sendall(name.encode())
             connection.close()
-
-
-def end_with_parent():
-    import ctypes
-
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
 
 
 def firewall(commands):
@@ -143,7 +138,7 @@ def tunnel(command, folder):
         run = "mount -t tmpfs none /run && mkdir /run/sshd && exec /usr/sbin/sshd -D -e -f"
         with open(f"{folder}/sshd.log", "w") as log:
             command = ["unshare", "-m", "sh", "-c", f"{run} {config}"]
-            sshd = subprocess.Popen(command, stderr=log, preexec_fn=end_with_parent)
+            sshd = linux.start(command, stderr=log)
         while answer(WORKERS[0], 22) == "refused":
             time.sleep(0.05)
         turn()
@@ -160,7 +155,7 @@ def tunnel(command, folder):
     serve(2222, "ps 0")
     other.turn()
     program, *rest = command.split()
-    ssh = subprocess.Popen([program, "-F", f"{folder}/ssh_config", *rest], preexec_fn=end_with_parent)
+    ssh = linux.start([program, "-F", f"{folder}/ssh_config", *rest])
     other.turn()
     found = {f"{host}:{port}": answer(host, port) for host, port in (("127.0.0.2", 2223), (WORKERS[0], 2222))}
     print(json.dumps(found))

@@ -27,7 +27,7 @@ def _client(form, folder):
     """The command that starts a cluster, trains and stops: a notebook's client, or the launcher of the program."""
     if form == "cluster":
         return [sys.executable, "-c", CLIENT]
-    return [sys.executable, "-m", "mnistdist.launcher", "run", "--train_steps=300", f"--data_dir={folder}"]
+    return [sys.executable, "-m", "mnistdist", "run", "--train_steps=300", f"--data_dir={folder}"]
 
 
 class _Running:

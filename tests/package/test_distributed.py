@@ -16,11 +16,11 @@ import psutil
 import pytest
 
 from mnistdist import distributed
-from mnistdist import launcher as launch_module
 from mnistdist._output import complain
 from mnistdist.cluster import pinning as devices
 from mnistdist.cluster.network import private_network_available
 from mnistdist.flags import FLAGS, MAY_DIFFER, UsageError, check, parse, shared
+from mnistdist.launcher import Tasks
 from tests.helpers import alive, below, unprivileged, wait_until
 
 PS, WORKERS = "127.0.0.1:2222", "127.0.0.1:2223,127.0.0.1:2224"
@@ -276,7 +276,7 @@ def test_worker_0_that_comes_back_with_other_flags_is_refused_but_on_servers_tha
 
 def launch(*flags, **options):
     return subprocess.Popen(
-        [sys.executable, "-m", "mnistdist.launcher", "run", *flags], stdout=-1, stderr=-1, text=True, **options
+        [sys.executable, "-m", "mnistdist", "run", *flags], stdout=-1, stderr=-1, text=True, **options
     )
 
 
@@ -295,7 +295,7 @@ def test_the_launcher_needs_no_privilege(tmp_path, network):
     if not private_network_available():
         pytest.skip("this system allows no network namespaces")
     flags = ["--train_steps=20", f"--data_dir={tmp_path}/data", f"--network={network}"]
-    command = [sys.executable, "-m", "mnistdist.launcher", "run", *flags]
+    command = [sys.executable, "-m", "mnistdist", "run", *flags]
     done = subprocess.run(unprivileged(command), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "No private network" not in done.stderr
@@ -304,9 +304,9 @@ def test_the_launcher_needs_no_privilege(tmp_path, network):
 
 IN_A_CALLER = """
 import sys
-from mnistdist import launcher as launch
+from mnistdist import cli
 try:
-    print("ended with", launch.main(sys.argv[1:]), "and goes on", flush=True)
+    print("ended with", cli.main(sys.argv[1:]), "and goes on", flush=True)
 finally:
     print("lives", flush=True)
 """
@@ -385,7 +385,7 @@ def test_the_launcher_starts_a_killed_ps_again(tmp_path):
 class Task:
     """A process of the launcher's that is none: it ends with ``status`` after so many ``waits``, or by a signal."""
 
-    pid = 0
+    pid = 2**22 + 1  # nobody's: the system gives none so high
 
     def __init__(self, status=None, waits=0):
         self.status, self.signals, self.stdout = status, [], io.StringIO("a line\n")
@@ -427,7 +427,7 @@ def tasks(monkeypatch):
 
         monkeypatch.setattr(subprocess, "Popen", popen)
         pins = devices.assign(ps=1, workers=2, gpus=[], cores=[0])
-        tasks = launch_module._Tasks(dict(sorted(pins.items())), [], restarts, 60, restores)
+        tasks = Tasks(dict(sorted(pins.items())), [], restarts, 60, restores=restores)
         return tasks.wait(), started
 
     yield run
@@ -454,7 +454,7 @@ def test_a_task_that_cannot_be_started_ends_the_others(monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", popen)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     with pytest.raises(BlockingIOError):
-        launch_module._Tasks(devices.assign(ps=1, workers=2, gpus=[], cores=[0]), [], 0, 60, False)
+        Tasks(devices.assign(ps=1, workers=2, gpus=[], cores=[0]), [], 0, 60, restores=False)
     assert [task.status for task in started] == [-signal.SIGKILL] * 2
 
 
@@ -483,7 +483,7 @@ def sleepers(monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", lambda command, **options: popen(["sleep", "60"], **options))
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     pins = devices.assign(ps=1, workers=2, gpus=[], cores=[0])
-    return lambda wait_timeout: launch_module._Tasks(pins, [], 0, wait_timeout, restores=False)
+    return lambda wait_timeout: Tasks(pins, [], 0, wait_timeout, restores=False)
 
 
 def test_a_task_that_is_stopped_for_good_is_ended_and_named(sleepers, capsys):
@@ -521,7 +521,7 @@ def test_a_chief_that_is_started_again_to_restore_and_fails_is_noticed(tasks):
 
 PROGRAMS = {
     "mnistdist.distributed": ["--help", "--version", "--download_only --data_dir={data}"],
-    "mnistdist.launcher": ["--help", "--version", "run --help", "run --train_steps=1000000 --data_dir={data}"],
+    "mnistdist": ["--help", "--version", "run --help", "run --train_steps=1000000 --data_dir={data}"],
 }
 COMMANDS = [(module, command) for module, commands in PROGRAMS.items() for command in commands]
 
@@ -567,7 +567,7 @@ def test_nothing_that_takes_errors_is_no_error(tmp_path, redirection):
     status, _, left = shell("mnistdist.distributed", "--version > /dev/null", redirection, tmp_path)
     assert (status, left) == (0, [])
     assert shell("mnistdist.distributed", "--nonsense", redirection, tmp_path)[0] == 1
-    assert shell("mnistdist.launcher", "run --nonsense", redirection, tmp_path)[0] == 1
+    assert shell("mnistdist", "run --nonsense", redirection, tmp_path)[0] == 1
 
 
 def test_what_takes_no_errors_any_more_costs_no_descriptor(monkeypatch):

@@ -10,15 +10,16 @@ PACKAGE = Path(mnistdist.__file__).parent
 LAYERS = """
     _lazy __init__ errors
     _check _wait _files style idx _interrupts _output steps datasets diagrams plots source results placement model
-    cluster.__init__ cluster.child cluster.network cluster.pinning cluster.recovery cluster._ipyparallel
-    cluster.nursery cluster.process_tree cluster.cluster
+    cluster.__init__ cluster.linux cluster.network cluster.pinning cluster.recovery
+    cluster._ipyparallel cluster.task cluster.forkserver cluster.keeper cluster.process_tree cluster.engines
+    cluster.cluster
     training.__init__ training.spec training.tensorflow_private training.deadlines training.diagnosis training.heartbeat
     training.graph training.replica training.designs.cutting training.designs.packing training.designs.batches
     training.designs.forward training.designs.step training.designs.aggregation training.designs.unrolling
     training.designs.listing training.designs.fast training.designs.__init__
     training.logdir training.checkpoints training.round_runner training.session
     training.shared_model training.worker training.calls training.client
-    flags distributed launcher
+    flags distributed launcher cli __main__
 """
 
 

@@ -389,7 +389,7 @@ def test_a_folder_that_can_not_be_made_is_named_before_anything_starts(cluster, 
     assert [task.pid for task in cluster.tasks] == pids
     command = [sys.executable, "-m", "mnistdist.distributed", "--job_name=worker", "--task_index=0"]
     command += [f"--logdir={tmp_path}/file/log", f"--data_dir={tmp_path}/data"]
-    for each in (command, [sys.executable, "-m", "mnistdist.launcher", "run", *command[5:]]):
+    for each in (command, [sys.executable, "-m", "mnistdist", "run", *command[5:]]):
         done = subprocess.run(each, capture_output=True, text=True, timeout=60)
         assert done.returncode == 1
         assert f"--logdir: no checkpoints can be kept in {tmp_path}/file/log: Not a directory" in done.stderr
@@ -403,7 +403,7 @@ def test_a_folder_that_can_not_be_made_is_named_before_anything_starts(cluster, 
 
 def launch(*flags):
     """Run `mnistdist run` with one worker: (exit status, what it said)."""
-    command = [sys.executable, "-m", "mnistdist.launcher", "run", "--workers=1", "--save_steps=50", "--seed=1", *flags]
+    command = [sys.executable, "-m", "mnistdist", "run", "--workers=1", "--save_steps=50", "--seed=1", *flags]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
     return done.returncode, done.stdout
 

@@ -429,7 +429,7 @@ def counts_its_steps(write):
     """A model in which each worker counts its own steps, in a row of its own, by reading and writing them."""
 
     def build():
-        from mnistdist.cluster.nursery import own_task
+        from mnistdist.cluster.task import own_task
 
         x, y_ = zoo.inputs()
         w = tf.get_variable("w", [], initializer=tf.zeros_initializer())

@@ -203,7 +203,7 @@ def test_a_worker_that_ends_as_it_is_asked_whether_it_is_idle_is_started_again(c
     def end_then_find(task, find=cluster._find):
         if getattr(task, "pid", None) == pid:
             os.kill(pid, signal.SIGKILL)
-            cluster._processes.wait_for_exits([("worker", 1)], 10)
+            cluster._engines.processes.wait_for_exits([("worker", 1)], 10)
         return find(task)
 
     monkeypatch.setattr(cluster, "_find", end_then_find)
@@ -544,7 +544,7 @@ def test_the_end_of_the_keeper_is_an_error_of_the_training():
             os.kill(pid, signal.SIGKILL)
 
     with Cluster(ps=1, workers=1) as short:
-        keeper = short._processes._keeper.pid
+        keeper = short._engines.processes._keeper.pid
         with pytest.raises(TaskFailed, match="keeper, controller or nursery has ended") as caught:
             train(short, steps=10**6, on_step=functools.partial(end_it, pid=keeper))
         assert "stop() the cluster" in caught.value.hint

@@ -1,0 +1,119 @@
+"""``mnistdist run``: what its command line asks for, and the private network that its tasks get."""
+
+import argparse
+import os
+import signal
+import sys
+
+from mnistdist import __version__
+from mnistdist._output import complain, guarded, say
+from mnistdist.cluster import linux, pinning
+from mnistdist.cluster.network import NETWORKS, choose_network, enter_private_network, hosts_of, task_addresses
+from mnistdist.flags import UsageError, check, parse
+from mnistdist.launcher import Tasks
+from mnistdist.training.logdir import prepare
+
+_OURS = ("job_name", "task_index", "ps_hosts", "worker_hosts")
+
+
+def main(argv=None, inside=False):
+    """Run the command line ``argv`` (default: the process's); returns the exit status.
+
+    Where the tasks get a private network, the program is run anew, with ``inside`` true: in this very process if the
+    command line is its own, or else in a child process, which writes to file descriptors 1 and 2.
+    """
+    return guarded("mnistdist run", lambda: _main(argv, inside))
+
+
+class _Parser(argparse.ArgumentParser):
+    def _print_message(self, message, file=None):
+        """Write what it says, or fail: argparse ignores what can't be written."""
+        (complain if file is sys.stderr else say)(message, end="")
+
+
+def _main(argv, inside):
+    parser = _Parser(
+        prog="mnistdist", description="Train on MNIST with a cluster of local processes.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"mnistdist {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="run")
+    run = commands.add_parser(
+        "run",
+        help="start ps and workers on this machine and train",
+        description="Start one process for each task, and end when training ends. Further flags, --train_steps=2000 "
+        "say, go to every task: python -m mnistdist.distributed --help lists them.",
+        allow_abbrev=False,
+    )
+    run.add_argument("--ps", type=_count, default=1, help="number of ps tasks (default 1)")
+    run.add_argument("--workers", type=_count, default=2, help="number of workers (default 2)")
+    run.add_argument(
+        "--network",
+        choices=NETWORKS,
+        default="auto",
+        help="private: a network of their own; host: 127.0.0.1 and free ports; auto: private where possible",
+    )
+    run.add_argument(
+        "--restarts",
+        type=lambda text: _count(text, least=0),
+        default=0,
+        help="how many times, in all, a task that fails is started again (default 0); a lost ps needs --logdir",
+    )
+    options, flags = parser.parse_known_args(argv)  # None: the process's own
+    try:
+        return _run(options, flags, argv, inside)
+    except (UsageError, OSError) as error:
+        complain(f"mnistdist run: error: {error}")
+        return 1
+
+
+def _count(text, least=1):
+    number = int(text)
+    if least <= number <= pinning.MOST_TASKS:
+        return number
+    limit = f"{least} or more" if number < least else f"{pinning.MOST_TASKS} or less"
+    raise argparse.ArgumentTypeError(f"expected {limit}, got {number}")
+
+
+def _run(options, flags, argv, inside):
+    refusal = UsageError("--network=private: this system allows no private network; use --network=host")
+    private = inside or choose_network(options.network, refusal)
+    if private and not inside:
+        return _go_inside(argv)
+    spec = task_addresses(options.ps, options.workers, private=private)
+    if private:
+        enter_private_network(hosts_of(spec))
+    given = parse(flags)  # what is wrong with them is said once, here, and not by every task
+    for name in _OURS:
+        if given[name].present:
+            raise UsageError(f"--{name} is what `mnistdist run` gives each task: use --ps, --workers and --network")
+    hosts = [f"--{job}_hosts={','.join(addresses)}" for job, addresses in spec.items()]
+    check(checked := parse([*hosts, *flags, "--job_name=worker", "--task_index=0"]))
+    if not private and options.network == "auto":
+        complain("No private network on this system: the tasks listen on every interface.")
+    if checked.logdir is not None:
+        prepare(checked.logdir, "--logdir")
+    try:
+        pins = pinning.assign(options.ps, options.workers, num_gpus=given.num_gpus)
+    except ValueError as error:
+        raise UsageError(f"--num_gpus: {error}") from None
+    # A task finds the GPU that its environment shows it and no other, so it is not told how many there are.
+    passed_on = [name for name in given if given[name].present and name != "num_gpus"]
+    flags = [*hosts, *(f"--{name}={given[name].value}" for name in passed_on)]
+    with linux.heard_exits():
+        return Tasks(pins, flags, options.restarts, given.wait_timeout, restores=given.logdir is not None).wait()
+
+
+def _go_inside(argv):
+    """Run the program anew, with one thread: no other process may enter, and a caller may have imported NumPy."""
+    again = "from mnistdist.cli import main; sys.exit(main(inside=True))"
+    if argv is None:
+        os.execve(sys.executable, linux.command(again, *sys.argv[1:]), linux.environment(os.environ))
+    options = {"start_new_session": True, "env": linux.environment(os.environ)}
+    with linux.heard_exits():
+        child = linux.start(linux.command(again, *argv), fatal=signal.SIGTERM, **options)
+        while True:
+            try:
+                status = child.wait()
+                return status if status >= 0 else 128 - status
+            except KeyboardInterrupt:
+                child.send_signal(signal.SIGINT)

@@ -1,0 +1,169 @@
+"""The engines of a cluster: started in its processes and waited for, each known by the task that it is."""
+
+import time
+import weakref
+from collections import namedtuple
+from functools import partial
+from signal import SIGKILL
+
+from mnistdist._wait import poll
+from mnistdist.cluster._ipyparallel import connect, forget_engines, read_connection_file, unregister
+from mnistdist.cluster.process_tree import Processes, keeper_lost
+from mnistdist.cluster.task import identity
+from mnistdist.errors import ClusterStartError, TaskFailed, describe_exit
+
+# How long a start may take: the seconds (for messages), when they are over, the HeldInterrupts heard meanwhile.
+Limit = namedtuple("Limit", "seconds end held")
+
+
+class Engines:
+    """One ipyparallel engine for each task, in a tree of processes, and the client that drives them.
+
+    Args: ``ids``, the engine id of each task, whose name is ``(job, index)``; ``pins``, what of the machine is whose;
+    and those of :class:`Processes`.
+    """
+
+    def __init__(self, ids, pins, spec, **options):
+        self.ids, self._pins = ids, pins
+        self.client = self.info = None  # the ``ipyparallel.Client``, and the content of its connection file
+        self.processes = Processes(spec, on_exit=weakly(self._unregister), **options)
+
+    def connect(self, limit):
+        """Wait for the controller, and become its client."""
+        folder, read = str(self.processes.folder), partial(read_connection_file, self.processes.connection_file)
+        self.info = self._wait(read, "the controller did not come up", [], limit, every=0.02)
+        left = max(1.0, limit.end - time.monotonic())
+        self.client = connect(self.info, weakly(self.require), timeout=left, ipython_dir=folder)
+
+    def start(self, names, limit):
+        """Start the named tasks; return when each has registered and has said that it is who it should be."""
+        from ipyparallel.error import RemoteError
+
+        for name in names:
+            pin = self._pins[name]
+            self.processes.start(name, env=pin.env, cores=pin.cores, engine=self.ids[name])
+        engines, pids = {self.ids[name]: name for name in names}, self.processes.pids
+
+        def all_there():
+            return set(engines) <= set(self.client.ids) and set(names) <= set(pids)
+
+        self._wait(all_there, "not every task came up", names, limit)
+        try:
+            answers = self.client[list(engines)].apply_async(identity)
+            self._wait(lambda: answers.wait(0.05), "not every task answered", names, limit)
+            found = answers.get()
+        except (TaskFailed, RemoteError):  # a task has ended since it registered
+            self._complain("not every task answered", names, limit, late=True)
+        expected = [(*name, pids[name]) for name in engines.values()]
+        if found != expected:
+            hint, told = "stop() the cluster and start it again", f"should be {expected}, and answered as {found}"
+            raise start_error(f"engines {list(engines)} {told}", names, limit.seconds, hint=hint)
+
+    def _wait(self, ask, words, names, limit, every=0.01):
+        """Ask until the answer is true, and return that; raise what goes wrong meanwhile, or that it takes too long."""
+        while not (answer := ask()):
+            limit.held()
+            self._complain(words, names, limit)
+            time.sleep(every)
+        return answer
+
+    def _complain(self, words, names, limit, late=False):
+        """Raise a :class:`ClusterStartError` when a process has ended early or time is up, or is said to be."""
+        processes = self.processes
+        ready = [name for name in names if self.client and self.ids[name] in self.client.ids]
+        if trouble := processes.trouble(names):
+            words, log, hint = trouble
+        elif late or time.monotonic() > limit.end:
+            silent = [name for name in names if name in processes.pids and name not in ready]
+            log = silent[0] if silent else "nursery" if self.client else "controller"
+            hint = f"a slow or busy machine needs more time: Cluster(timeout={2 * limit.seconds:g})"
+        else:
+            return
+        log = processes.tail(log, 8)
+        raise start_error(words, names or self.ids, limit.seconds, ready=len(ready), log=log, hint=hint)
+
+    def signal(self, name, number):
+        """Send a signal to a task; SIGKILL is waited for."""
+        self.processes.signal(name, number)
+        if number == SIGKILL:
+            self._await_exits([name])
+
+    def restart(self, names, seconds, held):
+        """Fresh processes for the named tasks."""
+        for name in names:
+            if name not in self.processes.exits:
+                self.processes.signal(name, SIGKILL)
+        self._await_exits(names)
+        self.start(names, Limit(seconds, time.monotonic() + seconds, held))
+
+    def _await_exits(self, names):
+        late = self.processes.wait_for_exits(names, timeout=10)
+        if late:
+            self.require_alive()
+            job, index = late[0]
+            raise TaskFailed(f"{job}:{index}", "still alive 10 s after SIGKILL", hint="stop() the cluster")
+        gone = {self.ids[name] for name in names}
+        poll(10, lambda: not gone & set(self.client.ids), 0.005)
+
+    def _unregister(self, name):
+        """A task has ended, or all have (None), and whoever waits for an answer is to hear of it."""
+        if self.client is not None and name is not None:
+            unregister(self.info, self.ids[name])
+        elif self.client is not None:
+            forget_engines(self.client)
+
+    def close(self):
+        """End every process, and be nobody's client."""
+        if self.client is not None:
+            self.client.close(linger=0)
+            self.client = None
+        self.processes.close()
+
+    def missing(self, engines=None):
+        """What has become of each task that can't be used, by its name; ``engines``: of those with these ids only."""
+        there, exits = set(self.client.ids), self.processes.exits  # in this order: an end comes before its news
+        missing = {}
+        for name, engine in self.ids.items():
+            if name in exits:
+                how = f"ended with {describe_exit(exits[name])}"
+            elif not self.processes.alive:
+                how = "ended with the cluster's keeper"
+            elif name not in self.processes.pids or engine not in there:
+                how = "has not come up"
+            else:
+                continue
+            if engines is None or engine in engines:
+                missing["{}:{}".format(*name)] = how
+        return missing
+
+    def lost(self, engines=None):
+        """A :class:`TaskFailed` that tells of the tasks that can't be used; None if all of them, or of these, can."""
+        if not (missing := self.missing(engines)):
+            return None
+        first, *more = missing
+        told = "; ".join(f"{name} {how}" for name, how in missing.items()).removeprefix(first)
+        again = "cluster.restart() brings them back"
+        alone = f'cluster.restart("{first}") or cluster.restart() brings it back'
+        return TaskFailed(first, f"it{told}", hint=again if more else alone)
+
+    def require(self, engines=None):
+        """Raise a :class:`TaskFailed` if one of these engines can't be used; None for all of the cluster's."""
+        self.require_alive()
+        if lost := self.lost(engines):
+            raise lost
+
+    def require_alive(self):
+        """Raise a :class:`TaskFailed` if the processes that keep the tasks have gone."""
+        if not self.processes.alive:
+            raise keeper_lost()
+
+
+def start_error(words, tasks, seconds, *, ready=0, log=(), hint):
+    """The error of a start that so many of the tasks have seen the end of."""
+    return ClusterStartError(words, ready=ready, expected=len(tasks), timeout=seconds, log=log, hint=hint)
+
+
+def weakly(method):
+    """A bound method of one argument that keeps nothing alive, and does nothing when its object has gone."""
+    weak = weakref.WeakMethod(method)
+    return lambda argument: (bound := weak()) and bound(argument)

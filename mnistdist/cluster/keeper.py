@@ -1,0 +1,48 @@
+"""The keeper of a cluster's processes: it waits for the client's end, then ends everything and removes the folder."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+from mnistdist.cluster import forkserver, linux
+
+
+def main():
+    """Entry of the keeper: its argument is a JSON object (see ``Processes._launch``), its stdin the client's life."""
+    settings = json.loads(sys.argv[1])
+    linux.prctl(linux.ADOPT_ORPHANS, 1)
+    over, group = [], 0  # it is over when the client says so; by SIGTERM, too
+    signal.signal(signal.SIGTERM, lambda *_: over.append(True))
+    client, keeper = os.getppid(), os.getpid()
+
+    def join_group(fatal=signal.SIGKILL):
+        os.setpgid(0, group)
+        linux.die_with(keeper, fatal)
+
+    try:
+        with linux.child_exits() as wait:
+            with open(os.path.join(settings["folder"], "controller.log"), "wb") as log:
+                controller = subprocess.Popen(
+                    settings["controller"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=join_group
+                )
+            group = controller.pid
+            nursery = os.fork()
+            if nursery == 0:
+                linux.run_forked(lambda: (join_group(signal.SIGTERM), forkserver.serve(settings)))
+            os.close(settings["socket"])
+            # The client is gone when its end of stdin is closed, or when this process has got another parent (a copy
+            # of that end may live on in a process that the client forked). Losing the controller or the nursery ends
+            # the cluster too; other children are what tasks have left behind, and may end when they like.
+            while os.getppid() == client and not over:
+                hung_up, ended = wait(0, timeout=1)
+                if hung_up:
+                    over.append(True)
+                elif {controller.pid, nursery} & {pid for pid, _ in ended}:
+                    break
+    finally:
+        linux.end_group(group)
+        if over or os.getppid() != client:  # else the client has to read why, and removes the folder itself
+            shutil.rmtree(settings["folder"], ignore_errors=True)

@@ -1,0 +1,167 @@
+"""Processes, Python's and others: how they are started, tied to their parent by Linux, watched and ended."""
+
+import contextlib
+import ctypes
+import functools
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+
+DEATH_SIGNAL, ADOPT_ORPHANS = 1, 36  # PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER of prctl(2)
+# What would change how a child runs, or fill its output with what is not its own; its logs are quoted in messages.
+_NOT_INHERITED = ("PYTHONINSPECT", "PYTHONSTARTUP", "PYTHONVERBOSE", "PYTHONWARNINGS")
+
+
+def prctl(option, value):
+    """Set what the kernel does for this process, where the system is Linux."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def die_with(parent, fatal=signal.SIGKILL):
+    """Have the kernel end this process with its parent. Elsewhere (macOS), it ends when somebody ends it."""
+    prctl(DEATH_SIGNAL, fatal)
+    if os.getppid() != parent:  # it ended before the call
+        os._exit(1)
+
+
+def command(code, *arguments):
+    """The command line that runs ``code`` in a new process, with this one's import path and ``arguments`` after it.
+
+    Raises ``OSError`` where Python is embedded in another program and does not know its interpreter, or where the
+    working folder, in which a child would begin, has been deleted.
+    """
+    if not sys.executable:
+        raise OSError(f"sys.executable: expected the path of the Python interpreter, got {sys.executable!r}")
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise OSError("this process's working folder has been deleted: change to another one first") from None
+    path = [str(entry) for entry in sys.path]  # a Path would not be found among the child's names
+    code = f"import sys; sys.path[:] = {path!r}; {code}"
+    return [sys.executable, *["-B"] * sys.dont_write_bytecode, "-c", code, *arguments]
+
+
+def environment(variables):
+    """These variables but for those that Python reads and that are meant for the caller alone."""
+    return {name: value for name, value in variables.items() if name not in _NOT_INHERITED}
+
+
+def spare_descriptors(wanted):
+    """How many more files this process may open, up to ``wanted``."""
+    opened = []
+    with contextlib.suppress(OSError):
+        while len(opened) < wanted:
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    for descriptor in opened:
+        os.close(descriptor)
+    return len(opened)
+
+
+def fill_first_descriptors():
+    """Open what is closed of the three standard streams: a child's pipes, or its log, would get these numbers."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
+def start(command, *, cores=(), fatal=signal.SIGKILL, **options):
+    """A ``subprocess.Popen`` on these cores (none: on all), which the kernel ends with the thread that calls this."""
+    process = subprocess.Popen(command, preexec_fn=functools.partial(die_with, os.getpid(), fatal), **options)
+    with contextlib.suppress(ProcessLookupError):  # it has ended already, and says why
+        keep_to(cores, process.pid)
+    return process
+
+
+def keep_to(cores, pid=0):
+    """Keep a process, by default this one, to these cores, if any are given and the system can do that."""
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(pid, cores)
+
+
+def run_forked(body):
+    """Run the body of a forked child and never return into the parent's code."""
+    signal.set_wakeup_fd(-1)  # the pipe is the parent's: news of this process's own children are not for it
+    status = 1
+    try:
+        body()
+        status = 0
+    except SystemExit as exit_:
+        status = exit_.code if isinstance(exit_.code, int) else 1
+    except BaseException as error:  # its only way out is the log
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
+@contextlib.contextmanager
+def child_exits():
+    """Gives ``wait(descriptor, timeout)``, which waits until that can be read or a child has ended.
+
+    It returns whether the descriptor can be read, and ``(pid, returncode)`` of each child that has ended.
+    """
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.set_blocking(write, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    selector = selectors.PollSelector()
+    selector.register(read, selectors.EVENT_READ)
+
+    def wait(descriptor, timeout=None):
+        key = selector.register(descriptor, selectors.EVENT_READ)
+        ready = {key.fd for key, _ in selector.select(timeout)}
+        selector.unregister(descriptor)
+        with contextlib.suppress(BlockingIOError):
+            os.read(read, 2**16)  # all that a pipe holds
+        return key.fd in ready, list(_reap()) if read in ready else []
+
+    try:
+        yield wait
+    finally:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.close(read)
+        os.close(write)
+
+
+def _reap():
+    """``(pid, returncode)`` of every child that has ended and was not yet waited for."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        yield pid, os.waitstatus_to_exitcode(status)
+
+
+@contextlib.contextmanager
+def heard_exits():
+    """Where this process ignores SIGCHLD, every status of a child reads 0: not in this ``with`` block."""
+    ignored = signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
+    if ignored:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if ignored:
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+
+def end_group(group):
+    """SIGKILL a group of children until nothing of it is left: what its members started meanwhile included."""
+    while group:
+        try:
+            os.killpg(group, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):  # macOS says EPERM of a group of zombies
+            break
+        list(_reap())
+        time.sleep(0.005)

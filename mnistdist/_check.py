@@ -13,8 +13,8 @@ import re
 # The least and the most that each may be. At the most, the first layer's weights still fit into one message of gRPC
 # (2 GB), a batch into memory, a count into TensorFlow's int64, and a graph with that many steps into minutes.
 COUNTS = {
-    "ps": (1, None),
-    "workers": (1, None),
+    "ps": (1, 1000),  # each is a process with threads and a port of its own
+    "workers": (1, 1000),
     "task_index": (0, None),
     "steps": (1, 2**62),
     "train_steps": (1, 2**62),
@@ -35,7 +35,7 @@ NUMBERS["learning_rate"] = (1e-30, 1e30)  # a float32
 TRUTHS = ("sync", "servers", "sync_replicas", "existing_servers", "download_only", "version", "help")
 CHOICES = {
     "design": ("fast", "listing"),
-    "network": ("auto", "private", "host"),
+    "network": ("auto", "private", "host"),  # see mnistdist.cluster.network
     "job_name": ("ps", "worker"),
 }
 PATHS = ("data_dir", "logdir")

@@ -8,8 +8,8 @@ import sys
 from mnistdist import __version__
 from mnistdist._output import complain, guarded, say
 from mnistdist.cluster import linux, pinning
-from mnistdist.cluster.network import NETWORKS, choose_network, enter_private_network, hosts_of, task_addresses
-from mnistdist.flags import UsageError, check, parse
+from mnistdist.cluster.network import choose_network, enter_private_network, hosts_of, task_addresses
+from mnistdist.flags import UsageError, argument, check, parse
 from mnistdist.launcher import Tasks
 from mnistdist.training.logdir import prepare
 
@@ -44,17 +44,16 @@ def _main(argv, inside):
         "say, go to every task: python -m mnistdist.distributed --help lists them.",
         allow_abbrev=False,
     )
-    run.add_argument("--ps", type=_count, default=1, help="number of ps tasks (default 1)")
-    run.add_argument("--workers", type=_count, default=2, help="number of workers (default 2)")
+    run.add_argument("--ps", type=_number, default=1, help="number of ps tasks (default 1)")
+    run.add_argument("--workers", type=_number, default=2, help="number of workers (default 2)")
     run.add_argument(
         "--network",
-        choices=NETWORKS,
         default="auto",
         help="private: a network of their own; host: 127.0.0.1 and free ports; auto: private where possible",
     )
     run.add_argument(
         "--restarts",
-        type=lambda text: _count(text, least=0),
+        type=_number,
         default=0,
         help="how many times, in all, a task that fails is started again (default 0); a lost ps needs --logdir",
     )
@@ -66,15 +65,17 @@ def _main(argv, inside):
         return 1
 
 
-def _count(text, least=1):
-    number = int(text)
-    if least <= number <= pinning.MOST_TASKS:
-        return number
-    limit = f"{least} or more" if number < least else f"{pinning.MOST_TASKS} or less"
-    raise argparse.ArgumentTypeError(f"expected {limit}, got {number}")
+def _number(text):
+    """An int, or the text itself, which is then refused as an argument of this name always is."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
 
 
 def _run(options, flags, argv, inside):
+    for name in "ps", "workers", "restarts", "network":
+        argument(name, getattr(options, name))
     refusal = UsageError("--network=private: this system allows no private network; use --network=host")
     private = inside or choose_network(options.network, refusal)
     if private and not inside:

@@ -98,7 +98,6 @@ def _work(flags, spec):
     server, device = (_existing_server if flags.existing_servers else _start_server)(flags, spec)
     from mnistdist.model import build_model
     from mnistdist.training.heartbeat import Presence
-    from mnistdist.training.session import wait_for_ps
     from mnistdist.training.worker import run_worker
 
     said = -math.inf
@@ -115,13 +114,7 @@ def _work(flags, spec):
             say(f"{time.time():f}: Worker {index}: {done}")
 
     left = max(flags.wait_timeout - (time.monotonic() - started), 1)
-
-    def wait(spec):
-        try:
-            wait_for_ps(spec, left, on_wait, limit=flags.wait_timeout)
-        except TimeoutError as error:
-            raise TimeoutError(f"{error}: is it running, and is its address in --ps_hosts right?") from None
-
+    wait = functools.partial(_wait_for_ps, left, on_wait, flags.wait_timeout)
     wait(spec | {"ps": spec["ps"][:1]})
     presence, own = Presence(server.target, spec, index, flags.wait_timeout), shared(flags, spec)
     on_late_chief = functools.partial(on_wait, "worker:0", spec["worker"][0])
@@ -154,6 +147,15 @@ def _work(flags, spec):
     if result.validation is not None:  # or it has been said why
         say(f"After {result.global_step} training step(s), validation cross entropy = {result.validation.loss:g}")
         say(f"validation accuracy = {result.validation.accuracy:g}")
+
+
+def _wait_for_ps(seconds, on_wait, limit, spec):
+    from mnistdist.training.session import wait_for_ps
+
+    try:
+        wait_for_ps(spec, seconds, on_wait, limit=limit)
+    except TimeoutError as error:
+        raise TimeoutError(f"{error}: is it running, and is its address in --ps_hosts right?") from None
 
 
 def _existing_server(flags, spec):

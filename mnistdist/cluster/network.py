@@ -22,7 +22,6 @@ from mnistdist.cluster.linux import command, environment
 
 LISTING_HOST = ipaddress.IPv4Address("192.168.233.201")
 LISTING_PORT = 2222
-NETWORKS = ("auto", "private", "host")
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _SIOCSIFADDR, _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCSIFNETMASK = 0x8916, 0x8913, 0x8914, 0x891C
@@ -32,7 +31,7 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 
 
 def choose_network(wanted, refusal):
-    """Whether tasks get a private network: ``wanted`` is one of ``NETWORKS``; raises ``refusal`` if it can't be had."""
+    """Whether tasks get a private network; ``wanted``: auto, private or host. Raises ``refusal`` if it can't be had."""
     private = wanted != "host" and private_network_available()
     if wanted == "private" and not private:
         raise refusal

@@ -77,7 +77,7 @@ def missing_ps(monkeypatch, capsys, tmp_path):
 
 
 def silent_workers(monkeypatch, capsys, **_):
-    monkeypatch.setattr(heartbeat, "attend", lambda *_: set())
+    monkeypatch.setattr(heartbeat, "attend", lambda *_, **__: set())
     return program(monkeypatch, capsys, "--job_name=ps")
 
 
@@ -339,7 +339,7 @@ def slow_session(monkeypatch, **_):
 def start_error(**_):
     """The words of the error, around a reason that `Cluster` gives."""
     error = errors.ClusterStartError("not every task came up", ready=1, expected=3, timeout=60)
-    source = (ROOT / "mnistdist/cluster/cluster.py").read_text(encoding="utf-8")
+    source = (ROOT / "mnistdist/cluster/engines.py").read_text(encoding="utf-8")
     assert '"not every task came up"' in source
     return str(error)
 
@@ -353,7 +353,7 @@ def not_running(**_):
 def failed_cluster(monkeypatch, **_):
     cluster = Cluster()
     monkeypatch.setattr(Cluster, "status", "failed")
-    monkeypatch.setattr(cluster, "client", SimpleNamespace(ids=[]))
+    monkeypatch.setattr(cluster, "_engines", SimpleNamespace(client=SimpleNamespace(ids=[])))
     with pytest.raises(RuntimeError) as caught:
         cluster.start()
     return str(caught.value)

@@ -297,7 +297,7 @@ def cases(name, call, *values):
         *cases("timeout", lambda x: Cluster(timeout=x), float("inf"), 10**400),
         *cases("lines", lambda x: Cluster().logs("ps:0", x), "x", -1, None, 1.5, True),
         *cases("address", parse_address, 3, None, b"h:1", ["h:1"]),
-        *cases("at most 1000 tasks", lambda x: Cluster(workers=x), 10**9),
+        *cases("at most 1000 tasks", lambda x: Cluster(ps=x, workers=x), 600),
     ],
 )
 def test_a_wrong_argument_is_named(name, call, value):

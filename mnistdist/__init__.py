@@ -1,11 +1,34 @@
 """Distributed TensorFlow training on real local processes, driven from notebooks.
 
-``import mnistdist`` imports neither TensorFlow nor ipyparallel; each name is loaded when it is first used.
+``import mnistdist`` imports neither TensorFlow nor ipyparallel; each name is loaded when it is first used. The rooms,
+of which each imports only from those above it:
+
+    errors  _check  _wait  _files     errors; what arguments may be; waiting with a limit; whole-or-nothing writes
+    steps  results                    what a worker notes of each step; what a training brings home
+    idx  datasets  data/              the four files of MNIST; batches; the files themselves
+    model  placement                  the classic program's network; which device an op is asked to run on, and does
+    plots  diagrams  style  source    figures; drawings; their colours; show()
+    cluster/                          Cluster: its processes and engines, their network, GPUs and cores
+        network  pinning  linux       addresses and private networks; who gets what; starting and ending processes
+        process_tree                  the seam: start, signal, on_exit, tail, close
+        keeper  forkserver  task      ends everything; forks the tasks; becomes one
+        engines  recovery             engines that are waited for; who is stopped, who begins again
+    training/                         train: what it does, in the client and in each worker
+        spec  calls  client           every default; a function run in all workers; train
+        worker  replica  graph        run_worker and the loop; a worker's copy of the graph; walking through graphs
+        designs/                      how the graph is built: the listing's, and cut in two for the fast one
+        session  shared_model         sessions that are waited for; the variables that a training leaves
+        checkpoints  logdir           checkpoints; their folder
+        round_runner  heartbeat       the chief's part in rounds; how a ps learns that the training is over
+        deadlines  diagnosis          runs with a limit; what an error of TensorFlow's means
+    flags  distributed                the classic program, one task of a cluster: its flags; what it does
+    launcher  cli                     `mnistdist run`: the tasks that it starts; its arguments
 """
 
 from mnistdist._lazy import lazy
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+__path__ = [*__path__, f"{__path__[0]}/_moved"]  # where modules were before version 0.2
 
 __getattr__, __dir__, __all__ = lazy(
     __name__,

@@ -1,5 +1,6 @@
-"""Names of a package that are loaded when they are first used."""
+"""Names that are loaded when they are first used."""
 
+import warnings
 from importlib import import_module
 
 
@@ -16,3 +17,16 @@ def lazy(package, home):
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return getattr_, lambda: sorted({*vars(import_module(package)), *home}), sorted(home)
+
+
+def moved(old, *homes):
+    """``__getattr__`` of a module that is no more, for names that are in these modules of the package now."""
+
+    def getattr_(name):
+        for home in () if name.startswith("_") else homes:
+            if hasattr(module := import_module(f"mnistdist.{home}"), name):
+                warnings.warn(f"{old}.{name} is mnistdist.{home}.{name} now", DeprecationWarning, stacklevel=2)
+                return getattr(module, name)
+        raise AttributeError(f"module {old!r} has no attribute {name!r}")
+
+    return getattr_

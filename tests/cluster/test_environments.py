@@ -15,7 +15,7 @@ from mnistdist import read_data_sets, train
 from mnistdist.cluster.network import BUSY, private_network_available, why_no_port
 from mnistdist.flags import UsageError, check, parse
 from mnistdist.results import Run, restore
-from mnistdist.training import client as training
+from mnistdist.training.spec import TrainSpec
 from tests.book.book_rules import ROOT
 from tests.helpers import Running
 
@@ -152,7 +152,6 @@ def test_the_launcher_knows_how_tasks_end_where_its_caller_ignores_that(tmp_path
 def test_an_address_is_no_path(tmp_path, monkeypatch, address):
     monkeypatch.chdir(tmp_path)
     run = Run(sync=False, results=[], model=SimpleNamespace(variables={}))
-    flags = parse(["--job_name=worker", "--task_index=0", f"--logdir={address}"])
     session = SimpleNamespace(graph=None)
     for refused in (
         lambda: train(Running(), steps=1, logdir=address),
@@ -160,7 +159,7 @@ def test_an_address_is_no_path(tmp_path, monkeypatch, address):
         lambda: read_data_sets(address),
         lambda: run.save(address),
         lambda: restore(session, address),
-        lambda: check(flags),
+        lambda: parse([f"--logdir={address}"]),
     ):
         with pytest.raises((ValueError, UsageError), match=r"expected a \w+ on this machine, got the address '"):
             refused()
@@ -171,7 +170,7 @@ def test_the_home_is_the_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     run = Run(sync=False, results=[], model=SimpleNamespace(variables={"w": np.ones(2)}))
     assert run.save("~/m.npz") == tmp_path / "m.npz"
-    assert training._check_logdir("~/log") == str(tmp_path / "log")
+    assert TrainSpec(steps=1, logdir="~/log").logdir == str(tmp_path / "log")
     flags = parse(["--job_name=worker", "--task_index=0", "--logdir=~/log", "--data_dir=~/data"])
     check(flags)
     assert (flags.logdir, flags.data_dir) == (f"{tmp_path}/log", f"{tmp_path}/data")

@@ -340,7 +340,7 @@ def test_a_caller_of_the_launcher_that_is_interrupted_or_ended_leaves_no_task(tm
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--workers", "0"], "expected 1 or more, got 0"),
+        (["--workers", "0"], "--workers: expected an int of 1 or more, got 0"),
         (["--batch_size=0"], "--batch_size: expected an int of 1 or more"),
         (["--job_name=ps"], "use --ps, --workers and --network"),
         (["--nonsense=1"], "nonsense"),
@@ -349,9 +349,8 @@ def test_a_caller_of_the_launcher_that_is_interrupted_or_ended_leaves_no_task(tm
 def test_the_launcher_refuses_bad_flags_before_it_starts_anything(flags, message):
     process = launch(*flags)
     out, err = process.communicate(timeout=30)
-    assert process.returncode in (1, 2)
+    assert (process.returncode, out) == (1, "")
     assert message in err
-    assert "[" not in out
 
 
 @pytest.mark.parametrize("fatal", ["SIGINT", "SIGTERM", "SIGKILL"])

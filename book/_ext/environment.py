@@ -7,6 +7,8 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
+from mnistdist._files import whole
+
 PACKAGES = ("tensorflow", "ipyparallel", "numpy", "matplotlib", "jupyter-book", "nbval")
 
 
@@ -48,11 +50,7 @@ def write_stamped(path, rows):
 def write_whole(path, text):
     """Write a file so that it is the old or the new one, whole; makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
         if path.exists():
             shutil.copymode(path, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

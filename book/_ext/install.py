@@ -1,9 +1,9 @@
 """Make `.venv`: the locked packages and this project, editable.
 
-It is a program, rather than lines of the Makefile, since `make install` and CI both run it before there is any
-environment, and tests import it. It uses the standard library alone and runs on any Python from 3.6, so that an
-unsupported one is told so in a plain line. Whatever goes wrong ends with one line and a non-zero exit status, and
-running it again is enough.
+`make install` and CI run it before there is any environment. So it uses the standard library alone, and it runs on any
+Python from 3.6, which an unsupported one needs to be told so in a plain line. It is beside the other tools of the book,
+where the tests can import it. Whatever goes wrong ends with one line and a non-zero exit status, and running it again
+is enough.
 """
 
 import argparse
@@ -113,11 +113,15 @@ def pip(*arguments):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "universal_newlines": True}
     live, lines = sys.stdout.isatty(), []
     with LOG.open("a", encoding="utf-8") as log, subprocess.Popen(command, cwd=str(ROOT), **pipes) as process:
-        for line in process.stdout:
-            log.write(line)
-            lines.append(line)
-            if live and line.startswith(("Collecting", "Downloading", "Using cached", "Installing collected")):
-                print("\r\x1b[K" + line.strip()[: shutil.get_terminal_size().columns - 1], end="", flush=True)
+        try:
+            for line in process.stdout:
+                log.write(line)
+                lines.append(line)
+                if live and line.startswith(("Collecting", "Downloading", "Using cached", "Installing collected")):
+                    print("\r\x1b[K" + line.strip()[: shutil.get_terminal_size().columns - 1], end="", flush=True)
+        except BaseException:
+            process.terminate()  # or it would go on writing into .venv after an interrupt
+            raise
     if live:
         print("\r\x1b[K", end="", flush=True)
     if process.returncode != 0:

@@ -3,12 +3,14 @@
 :func:`run_tasks` starts a keeper. The keeper enters the private network and starts the peer's tasks, each a Python
 process of its own (``peer_tasks.py``), which writes what it measured to a file and then waits. Once all that are to
 report have done so, the keeper ends them. Nobody ends by himself before, so no task loses another one in its
-last round. The kernel ends the keeper with the caller, and the tasks with the keeper.
+last round. On Linux, the kernel ends the keeper with the caller, and the tasks with the keeper.
 """
 
+import contextlib
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tempfile
@@ -66,7 +68,8 @@ def run_tasks(peer, *, ps, coordinator, private, timeout, **settings):
         except subprocess.TimeoutExpired:
             raise TimeoutError(f"{peer}: not done within {timeout:g} s\n{_tails(folder)}") from None
         finally:
-            keeper.kill()  # if time is up, or the caller is interrupted; its tasks end with it
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS says EPERM of a group of zombies
+                os.killpg(keeper.pid, signal.SIGKILL)  # and what a peer's runtime has forked
             keeper.wait()
         if status:
             raise RuntimeError(f"{peer}: {(folder / 'keeper.log').read_text(errors='replace').strip()}")

@@ -82,7 +82,7 @@ def test_unix_sockets_are_in_a_folder_that_is_closed_to_others(cluster):
 
 HOST = f"""
     import json, sys
-    sys.path.insert(0, {str(HERE)!r})
+    sys.path.insert(0, {str(ROOT)!r})
     from mnistdist.cluster.network import enter_private_network
     enter_private_network()  # what is open to all of this machine is not to be open to others
     from mnistdist import Cluster
@@ -131,7 +131,7 @@ exec(marked)
 READ = ("ipython", "startup")
 START = f"""
 import json, os, sys
-sys.path.insert(0, {str(HERE)!r})
+sys.path.insert(0, {str(ROOT)!r})
 from mnistdist import Cluster
 from tests.cluster.open_ports import open_sockets, open_unix_sockets, tree_of
 with Cluster(ps=1, workers=2, network="private") as cluster:
@@ -241,7 +241,7 @@ def run_on(targets, seconds):
 
 OUTSIDE = f"""
 import json, os, sys
-sys.path.insert(0, {str(HERE)!r})
+sys.path.insert(0, {str(ROOT)!r})
 targets, hosts = json.loads(sys.argv[1])
 if hosts:
     from mnistdist.cluster.network import enter_private_network

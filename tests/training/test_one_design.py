@@ -297,18 +297,34 @@ def test_what_a_worker_keeps_is_there_in_training_and_evaluation(cluster_and_mod
     assert made.predictions.shape == (zoo.ROWS,)
 
 
-def test_a_saver_of_the_readers_own_graph_reads_the_checkpoint(cluster_and_mode, tmp_path):
-    cluster, mode = cluster_and_mode  # where another worker may finish a step after the chief has saved, none is there
-    made = train(cluster, steps=40, seed=1, logdir=tmp_path, build_graph=zoo.layers, batch_size=8,
+def saved(cluster, folder, **mode):
+    """A run, and what a Saver of the reader's own graph reads of its last checkpoint: step, variables, momentum."""
+    made = train(cluster, steps=40, seed=1, logdir=folder, build_graph=zoo.layers, batch_size=8,
                  data=zoo.data(), optimizer=zoo.OPTIMIZERS["momentum"], **mode)  # fmt: skip
     with tf.Graph().as_default(), tf.Session() as session:
         step = tf.train.get_or_create_global_step()
         zoo.OPTIMIZERS["momentum"](0.1).minimize(zoo.layers().loss)
-        tf.train.Saver().restore(session, tf.train.latest_checkpoint(tmp_path))
-        assert session.run(step) == made.global_step
-        for variable in tf.trainable_variables():
-            np.testing.assert_array_equal(session.run(variable), made.model.variables[variable.op.name])
-        assert abs(session.run(tf.global_variables("w/Momentum")[0])).max() > 0
+        tf.train.Saver().restore(session, tf.train.latest_checkpoint(folder))
+        variables = {variable.op.name: session.run(variable) for variable in tf.trainable_variables()}
+        return made, session.run(step), variables, session.run(tf.global_variables("w/Momentum")[0])
+
+
+def test_a_saver_of_the_readers_own_graph_reads_the_checkpoint(cluster_and_mode, tmp_path):
+    cluster, mode = cluster_and_mode  # where another worker may finish a step after the chief has saved, none is there
+    made, step, variables, momentum = saved(cluster, tmp_path, **mode)
+    assert step == made.global_step
+    for name, value in variables.items():
+        np.testing.assert_array_equal(value, made.model.variables[name])
+    assert abs(momentum).max() > 0
+
+
+def test_a_saver_of_the_readers_own_graph_reads_what_two_workers_left_on_two_ps(two_ps, tmp_path):
+    made, step, variables, momentum = saved(two_ps, tmp_path)
+    assert 40 <= step <= made.global_step
+    assert {name: value.shape for name, value in variables.items()} == {
+        name: value.shape for name, value in made.model.variables.items()
+    }
+    assert abs(momentum).max() > 0
 
 
 def held(folder):

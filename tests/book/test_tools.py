@@ -11,8 +11,8 @@ from nbclient.exceptions import DeadKernelError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from pygments.token import Token
 
-from book._ext import extension as book_extension
 from book._ext import build, record
+from book._ext import extension as book_extension
 from book._ext.environment import environment, write_whole
 from tests.book.book_rules import SANITIZERS
 
@@ -150,7 +150,7 @@ def test_the_build_executes_the_chapters_it_is_told(tmp_path, monkeypatch, wante
 def test_a_warning_and_a_reference_that_leads_nowhere_fail_the_build(tmp_path, monkeypatch):
     """Of each kind of link, the build says if it leads nowhere: no test looks for that besides."""
     called = []
-    monkeypatch.setattr(build, "subprocess", SimpleNamespace(run=lambda command, **_: called.append(command) or Failed))
+    monkeypatch.setattr(build.subprocess, "run", lambda command, **_: called.append(command) or Failed)
     assert build.build_book(tmp_path, "none") == Failed.returncode
     assert {"--warningiserror", "--nitpick", "--keep-going"} <= set(called[0])
 

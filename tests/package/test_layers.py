@@ -19,8 +19,8 @@ LAYERS = """
     cluster._ipyparallel cluster.task cluster.forkserver cluster.keeper cluster.process_tree cluster.engines
     cluster.cluster
     training.__init__ training.spec training.tensorflow_private training.deadlines training.diagnosis training.heartbeat
-    training.graph training.replica training.designs.cutting training.designs.packing training.designs.batches
-    training.designs.forward training.designs.step training.designs.aggregation training.designs.unrolling
+    training.graph training.replica training.designs.cutting training.designs.packing
+    training.designs.step training.designs.aggregation training.designs.unrolling
     training.designs.listing training.designs.fast training.designs.__init__
     training.logdir training.checkpoints training.round_runner training.session
     training.shared_model training.worker training.calls training.client

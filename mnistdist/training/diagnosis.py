@@ -12,15 +12,9 @@ from mnistdist.errors import TaskLost
 
 ANSWER_SECONDS = 2
 OF_THE_MODEL = (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError, tf.errors.UnimplementedError)
-# What these mean is that a task has gone or is slow, not that something is wrong with a model or a folder.
-LOST_OR_SLOW = (
-    tf.errors.UnavailableError,
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.DeadlineExceededError,
-    TimeoutError,
-)
 OF_A_LOST_TASK = (tf.errors.UnavailableError, tf.errors.AbortedError)
+# What these mean is that a task has gone or is slow, not that something is wrong with a model or a folder.
+LOST_OR_SLOW = (*OF_A_LOST_TASK, tf.errors.CancelledError, tf.errors.DeadlineExceededError, TimeoutError)
 ANSWERS_NOW = "Every ps answers now: was one stopped, or overloaded, for a while?"
 
 

@@ -44,19 +44,17 @@ def worker_session(
         OSError: there are checkpoints, and none that can be restored.
     """
     wait_for_ps(cluster_spec, wait_timeout)
+    # By itself it would take a folder's path as a pattern, and what the folder's files say as the truth.
+    without = dict.fromkeys(("logdir", "saver", "init_op", "summary_op", "summary_writer"))
     with replica.graph.as_default():
         supervisor = tf.train.Supervisor(
             is_chief=task_index == 0,
-            logdir=None,  # by itself it would take the folder's path as a pattern, and what its files say as the truth
-            saver=None,
-            init_op=None,
             init_fn=functools.partial(_initialise, replica, tf.global_variables_initializer(), checkpoints, say),
             local_init_op=replica.local_init,
             ready_for_local_init_op=replica.uninitialized,
             recovery_wait_secs=POLL_SECONDS,
             global_step=replica.global_step,
-            summary_op=None,
-            summary_writer=None,
+            **without,
         )
     session = merging = None
     try:
@@ -121,13 +119,8 @@ def wait_for_ps(cluster_spec, timeout, on_wait=None, *, limit=None):
     """
     deadline = time.monotonic() + timeout
     for index, address in enumerate(cluster_spec["ps"]):
-        what = f"ps:{index}"
-
-        def tell(left, what=what, address=address):
-            if on_wait is not None:
-                on_wait(what, address, left)
-
-        left = max(deadline - time.monotonic(), 0.1)
+        what, left = f"ps:{index}", max(deadline - time.monotonic(), 0.1)
+        tell = on_wait and functools.partial(on_wait, what, address)
         wait_for_address(address, left, what=what, on_wait=tell, limit=limit or timeout)
 
 

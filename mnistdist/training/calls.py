@@ -86,9 +86,11 @@ def on_workers(cluster, function, indices, arguments, *, step_timeout, held, ste
     Raises:
         TaskFailed: for the first failure's cause. A task that has ended before anything was sent is one.
     """
-    calls = None
-    stopped = StoppedTasks(step_timeout and 2 * step_timeout)
-    with _progress(steps) as tell:
+    from tqdm import tqdm
+
+    calls, stopped = None, StoppedTasks(step_timeout and 2 * step_timeout)
+    hidden = steps is None or not _someone_watches()
+    with tqdm(total=steps, desc="global step", leave=False, disable=hidden) as bar:
         while True:
             held()
             lost = _find_lost(cluster, stopped, "before" if steps and calls is None else "during")
@@ -108,7 +110,8 @@ def on_workers(cluster, function, indices, arguments, *, step_timeout, held, ste
                     raise calls.cause(*failed[0])
             elif calls.wait(0.1):
                 return calls.answers()
-            tell(calls.global_step())
+            if (reached := calls.global_step()) > bar.n:  # else the bar would be drawn again at each look
+                bar.update(reached - bar.n)
 
 
 def _find_lost(cluster, stopped, when):
@@ -186,10 +189,7 @@ class _Calls:
             return failure
         except RemoteError as error:
             log, hint = self._cluster.logs(("worker", index), 5).splitlines(), _RESTARTED
-            if error.ename in (
-                "OSError",
-                "InUse",
-            ):  # of a checkpoint, say: it is in the message what to do, and not in the log
+            if error.ename in ("OSError", "InUse"):  # of a checkpoint, say: the message says what to do, and no log
                 log, hint = [], "the cluster has been restarted with fresh tasks; mend this before you train again"
             stopped = " and ".join(task.name for task in self._cluster.tasks if is_stopped(task.pid))
             stopped = f" ({stopped} is stopped, as SIGSTOP does it)" if stopped else ""
@@ -212,20 +212,6 @@ def _answered(call):
 
 def _failed(call):
     return call.ready() and not call.successful()
-
-
-@contextlib.contextmanager
-def _progress(steps):
-    """A bar up to ``steps``, where somebody sees it; gives the function that takes how far the training is."""
-    from tqdm import tqdm
-
-    with tqdm(total=steps, desc="global step", leave=False, disable=steps is None or not _someone_watches()) as bar:
-
-        def tell(reached):
-            if reached > bar.n:  # else the bar would be drawn again at each look
-                bar.update(reached - bar.n)
-
-        yield tell
 
 
 def _someone_watches():

@@ -73,9 +73,9 @@ def on_workers(cluster, function, indices, arguments, *, step_timeout, held, ste
 
     Args:
         cluster: A running :class:`~mnistdist.Cluster`.
-        function: Takes what ``cloudpickle.loads`` makes the arguments of.
+        function: One of a module; takes the ``arguments``.
         indices: Which workers.
-        arguments: For the function; may hold functions and classes that were typed in a notebook.
+        arguments: A tuple; may hold functions and classes that were typed in a notebook.
         step_timeout: Seconds. A task that somebody has stopped (SIGSTOP) counts as ended after twice as long: who
             waits for it tells first, and tells more. None: never.
         held: As for :func:`idle_workers`.
@@ -129,13 +129,13 @@ class _Calls:
     def __init__(self, cluster, function, indices, arguments):
         import cloudpickle
 
-        self._cluster, self._function, self._sent = cluster, function, cloudpickle.dumps(arguments)
+        self._cluster, self._sent = cluster, cloudpickle.dumps((function, arguments))
         self._latest = {index: self._call(index) for index in indices}
         self._again = []  # of a chief that had answered: its first answer counts
 
     def _call(self, index):
         try:
-            return self._cluster["worker", index].apply_async(self._function, self._sent)
+            return self._cluster["worker", index].apply_async(_answer, self._sent)
         except TaskFailed as error:  # it has ended just now: a call that fails, and is made again if the task is
             return _failed_call(error)
 
@@ -195,6 +195,14 @@ class _Calls:
             stopped = f" ({stopped} is stopped, as SIGSTOP does it)" if stopped else ""
             reason = f"{error.ename}: {error.evalue}{stopped}"
             return TaskFailed(f"worker:{index}", reason, log=log, hint=hint)
+
+
+def _answer(sent):
+    """In a worker: what the function that was sent gives for its arguments."""
+    import cloudpickle
+
+    function, arguments = cloudpickle.loads(sent)
+    return function(*arguments)
 
 
 def _failed_call(failure):

@@ -34,10 +34,8 @@ def idle_workers(cluster, step_timeout, held):
     while not cluster._training.acquire(timeout=0.1):
         held()
         if time.monotonic() > deadline:
-            raise RuntimeError(
-                f"another training is still running on this cluster after {patience:g} s: wait until it ends, or end "
-                "it with cluster.restart()"
-            )
+            what = f"another training is still running on this cluster after {patience:g} s"
+            raise RuntimeError(f"{what}: wait until it ends, or end it with cluster.restart()")
     try:
         answers = {}
         for task in cluster.tasks:
@@ -63,9 +61,8 @@ def _busy(tasks, seconds):
         go_on = " and ".join(f'cluster.kill("{name}", "SIGCONT")' for name in names)
         state, do = "stopped, as SIGSTOP does it,", f"let {it} go on with {go_on}"
     restart = f'cluster.restart("{names[0]}")' if len(names) == 1 else "cluster.restart()"
-    return RuntimeError(
-        f"{' and '.join(names)} {are} still {state} after {seconds:g} s: {do}, or end {it} with {restart}"
-    )
+    what = f"{' and '.join(names)} {are} still {state} after {seconds:g} s"
+    return RuntimeError(f"{what}: {do}, or end {it} with {restart}")
 
 
 def on_workers(cluster, function, indices, arguments, *, step_timeout, held, steps=None, restarts=0, restores=False):

@@ -18,9 +18,8 @@ class Aggregation:
     def __init__(self, step, global_step, aggregate, workers):
         self._step, many, done = step, max(aggregate, workers), []
         self._groups = []  # of what is pushed together: the first tensor's ref(), the accumulator or None, its device
-        beside = {
-            each.ref() for g, _ in step.sparse.values() for each in (g.indices, g.dense_shape) if each is not None
-        }
+        sparse = [each for g, _ in step.sparse.values() for each in (g.indices, g.dense_shape)]
+        beside = {each.ref() for each in sparse if each is not None}
         for number, (device, dtype, members) in enumerate(step.pushes.groups):
             first, name, accumulator = step.crossing[members[0]], f"gradients_{number}", None
             key = first.ref()
@@ -32,10 +31,9 @@ class Aggregation:
                     shape = step.pushes.joined_shape(members)
                     accumulator = tf.ConditionalAccumulator(dtype, shape, shared_name=name, name=name)
                 elif key not in beside:
-                    raise ValueError(
-                        "sync=True: expected an optimizer that needs only gradients, of 16, 32 or 64 bits, got one "
-                        f"that needs {first.op.name!r}, of {dtype.name}"
-                    )
+                    needs = f"needs {first.op.name!r}, of {dtype.name}"
+                    wanted = "an optimizer that needs only gradients, of 16, 32 or 64 bits"
+                    raise ValueError(f"sync=True: expected {wanted}, got one that {needs}")
             self._groups.append((key, accumulator, device))
         with tf.device(ps_device(0)):
             self._tokens = tf.FIFOQueue(-1, [tf.int64], [()], name="sync_token_q", shared_name="sync_token_q")

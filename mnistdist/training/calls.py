@@ -20,10 +20,8 @@ def idle_workers(cluster, step_timeout, held):
 
     A worker runs one call after the other. A busy one would be waited for without a word, and without an end.
 
-    Args:
-        cluster: A running :class:`~mnistdist.Cluster`. Workers that can't be used are left to :func:`on_workers`.
-        step_timeout: Seconds to wait, or None; at least 2 and at most 10.
-        held: The :class:`~mnistdist._interrupts.HeldInterrupts` around it.
+    It waits ``step_timeout`` seconds, but at least 2 and at most 10, and calls ``held()``, of the
+    :class:`~mnistdist._interrupts.HeldInterrupts` around it. Workers that can't be used are left to :func:`on_workers`.
 
     Raises:
         RuntimeError: some are still busy or stopped, or another training is running on the cluster. Nothing has been

@@ -8,8 +8,6 @@ from mnistdist.errors import TaskLost
 from mnistdist.training.deadlines import CLOSE_SECONDS, close_session, timed_run
 from mnistdist.training.diagnosis import OF_THE_MODEL
 
-_GRACE_SECONDS = 2
-
 
 class Merging:
     """Runs a replica's ``merge`` op again and again, from a thread of its own, until the training or a run has failed.
@@ -68,7 +66,7 @@ class Merging:
             self.error = error
         if self.interrupted:
             # If a ps has gone, the chief's step ends by itself, and a session is not to be closed meanwhile.
-            if not self._over.wait(_GRACE_SECONDS):
+            if not self._over.wait(2):
                 close_session(self._session)
             return
         try:

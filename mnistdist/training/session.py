@@ -16,8 +16,6 @@ from mnistdist.training.deadlines import CLOSE_SECONDS, abandon, close_session, 
 from mnistdist.training.diagnosis import ANSWERS_NOW, explain, gone, silence
 from mnistdist.training.round_runner import Merging
 
-POLL_SECONDS = 0.2
-
 
 @contextlib.contextmanager
 def worker_session(
@@ -52,7 +50,7 @@ def worker_session(
             init_fn=functools.partial(_initialise, replica, tf.global_variables_initializer(), checkpoints, say),
             local_init_op=replica.local_init,
             ready_for_local_init_op=replica.uninitialized,
-            recovery_wait_secs=POLL_SECONDS,
+            recovery_wait_secs=0.2,
             global_step=replica.global_step,
             **without,
         )
@@ -125,10 +123,7 @@ def wait_for_ps(cluster_spec, timeout, on_wait=None, *, limit=None):
 
 
 def variables_live(replica, target, cluster_spec, task_index, timeout):
-    """Whether all ps are there, with the values of all variables: a training can go on as if nothing had been.
-
-    They may take ``timeout`` seconds to answer.
-    """
+    """Whether all ps are there within ``timeout`` seconds, with all variables' values: a training can just go on."""
     try:
         wait_for_ps(cluster_spec, 1)
         return within(timeout, lambda: _initialised(replica, target, session_config(task_index), timeout), "")

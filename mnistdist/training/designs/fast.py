@@ -90,15 +90,10 @@ def build_fast_replica(
                 run = Unrolled(step, twins, batches, global_step, count=count, local_steps=local_steps)
                 runs[count] = local_run(run, own, workers) if local else plain_run(run, aggregation)
             advance = _advancing(runs, batches, local_steps, workers, aggregation and global_step)
-        return replica.Replica(
-            model=evaluation(model, worker),
-            parameters=replica.needed_variables(model),
-            local_init=tf.group(*local_init),
-            advance=advance,
-            rounds=aggregation and aggregation.rounds,
-            drop=replica.dropping(),
-            **parts,
-        )
+        evaluated = evaluation(model, worker)
+        parts |= {"parameters": replica.needed_variables(model), "local_init": tf.group(*local_init)}
+        parts |= {"rounds": aggregation and aggregation.rounds, "drop": replica.dropping()}
+        return replica.Replica(model=evaluated, advance=advance, **parts)
 
 
 class Batches:

@@ -20,8 +20,8 @@ LAYERS = """
     cluster.cluster
     training.__init__ training.spec training.tensorflow_private training.deadlines training.diagnosis training.heartbeat
     training.graph training.replica training.designs.cutting training.designs.packing
-    training.designs.step training.designs.aggregation training.designs.unrolling
-    training.designs.listing training.designs.fast training.designs.__init__
+    training.designs.step training.designs.unrolling training.designs.listing training.designs.fast
+    training.designs.__init__
     training.logdir training.checkpoints training.round_runner training.session
     training.shared_model training.worker training.calls training.client
     flags distributed launcher cli __main__

@@ -10,8 +10,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from mnistdist._wait import within
-from mnistdist.training.deadlines import timed_run
-from mnistdist.training.diagnosis import LOST_OR_SLOW, gist
+from mnistdist.training.runs import LOST_OR_SLOW, gist, timed_run
 from mnistdist.training.tensorflow_private import whole_of
 
 NAME = "model.ckpt"

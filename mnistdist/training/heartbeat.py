@@ -21,8 +21,7 @@ import tensorflow.compat.v1 as tf
 
 from mnistdist._wait import poll, within
 from mnistdist.cluster.network import wait_for_address
-from mnistdist.training.deadlines import abandon, close_session, timed_run
-from mnistdist.training.diagnosis import gist
+from mnistdist.training.runs import abandon, close_session, gist, timed_run
 
 QUEUE, NOTICE = "mnistdist_presence", "mnistdist_flags"
 PERIOD = 1.0  # seconds between two signs of life

@@ -5,8 +5,7 @@ import threading
 import tensorflow.compat.v1 as tf
 
 from mnistdist.errors import TaskLost
-from mnistdist.training.deadlines import CLOSE_SECONDS, close_session, timed_run
-from mnistdist.training.diagnosis import OF_THE_MODEL
+from mnistdist.training.runs import CLOSE_SECONDS, OF_THE_MODEL, close_session, timed_run
 
 
 class Merging:

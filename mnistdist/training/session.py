@@ -12,9 +12,9 @@ import tensorflow.compat.v1 as tf
 
 from mnistdist._wait import within
 from mnistdist.cluster.network import wait_for_address
-from mnistdist.training.deadlines import CLOSE_SECONDS, abandon, close_session, run_options, timed_run
-from mnistdist.training.diagnosis import ANSWERS_NOW, explain, gone, silence
+from mnistdist.training import runs
 from mnistdist.training.round_runner import Merging
+from mnistdist.training.runs import ANSWERS_NOW, CLOSE_SECONDS, abandon, close_session, gone, silence, timed_run
 
 
 @contextlib.contextmanager
@@ -73,7 +73,9 @@ def worker_session(
         if isinstance(cause, tf.errors.OpError):
             silent = functools.partial(silence, target, cluster_spec, task_index)
             interrupted = merging is not None and merging.interrupted
-            explanation = explain(cause, cluster_spec, silent, sync=replica.rounds is not None, merging=interrupted)
+            explanation = runs.explain(
+                cause, cluster_spec, silent, sync=replica.rounds is not None, merging=interrupted
+            )
         if explanation is None:
             close_session(session)
             if cause is error:
@@ -133,7 +135,7 @@ def variables_live(replica, target, cluster_spec, task_index, timeout):
 
 def _initialised(replica, target, config, timeout=CLOSE_SECONDS):
     with tf.Session(target, graph=replica.graph, config=config) as session:
-        return not len(session.run(replica.uninitialized, options=run_options(timeout)))
+        return not len(session.run(replica.uninitialized, options=runs.run_options(timeout)))
 
 
 def _initialise(replica, init, checkpoints, say, session):

@@ -16,9 +16,8 @@ from mnistdist.results import WorkerResult
 from mnistdist.steps import StepRecord
 from mnistdist.training import designs
 from mnistdist.training.checkpoints import Checkpoints
-from mnistdist.training.deadlines import timed_run
-from mnistdist.training.diagnosis import LOST_OR_SLOW, gist
 from mnistdist.training.logdir import held
+from mnistdist.training.runs import LOST_OR_SLOW, gist, timed_run
 from mnistdist.training.session import variables_live, worker_session
 
 FRUITLESS_ATTEMPTS = 3  # to go on after a loss, in a row and without an update that the worker has seen

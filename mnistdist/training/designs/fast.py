@@ -17,11 +17,11 @@ import tensorflow.compat.v1 as tf
 from mnistdist.model import build_model
 from mnistdist.placement import worker_device
 from mnistdist.training import replica
-from mnistdist.training.deadlines import timed_run
 from mnistdist.training.designs.packing import Twins, ps_device
 from mnistdist.training.designs.step import Step, evaluation
 from mnistdist.training.designs.unrolling import Aggregation, Unrolled, local_run, plain_run
 from mnistdist.training.graph import is_handle, variables_of
+from mnistdist.training.runs import timed_run
 from mnistdist.training.spec import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN
 
 

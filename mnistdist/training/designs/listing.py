@@ -7,9 +7,9 @@ import tensorflow.compat.v1 as tf
 from mnistdist.model import build_model
 from mnistdist.placement import replica_devices, worker_device
 from mnistdist.training import replica
-from mnistdist.training.deadlines import timed_run
 from mnistdist.training.designs.step import evaluation
 from mnistdist.training.graph import PYTHON, behind, called_by, written_by
+from mnistdist.training.runs import timed_run
 from mnistdist.training.tensorflow_private import functions, wait_for
 
 

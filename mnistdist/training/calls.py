@@ -68,9 +68,9 @@ def on_workers(cluster, function, indices, arguments, *, step_timeout, held, ste
 
     Args:
         cluster: A running :class:`~mnistdist.Cluster`.
-        function: One of a module; takes the ``arguments``.
+        function: One of a module.
         indices: Which workers.
-        arguments: A tuple; may hold functions and classes that were typed in a notebook.
+        arguments: The function's, which may hold functions and classes that were typed in a notebook.
         step_timeout: Seconds. A task that somebody has stopped (SIGSTOP) counts as ended after twice as long: who
             waits for it tells first, and tells more. None: never.
         held: As for :func:`idle_workers`.
@@ -141,7 +141,7 @@ class _Calls:
         """A task has been started again: the function begins again where that is needed."""
         lost, _, number = task.partition(":")
         workers = [("worker", index) for index in self._latest]
-        finished = [(job, index) for job, index in workers if _answered(self._latest[index])]
+        finished = [("worker", index) for index, call in self._latest.items() if call.ready() and call.successful()]
         for job, index in to_begin_again((lost, int(number)), workers, finished, restores=restores):
             if (job, index) in finished:
                 self._again.append(self._call(index))
@@ -207,10 +207,6 @@ def _failed_call(failure):
         raise failure
 
     return SimpleNamespace(ready=lambda: True, successful=lambda: False, wait=lambda seconds: None, get=get, data=None)
-
-
-def _answered(call):
-    return call.ready() and call.successful()
 
 
 def _failed(call):

@@ -1,7 +1,5 @@
 """How a ps learns that its training is over, and the other tasks what worker 0's flags are.
 
-The workers tell a ps that they have finished, and their silence tells it too.
-
 In the classic program a ps blocks in ``server.join()`` for ever. The usual cure, a queue on the ps into which each
 worker puts one token at its end, blocks for ever too when a worker is killed before it does. Here every worker puts
 a sign of life into such a queue each second, and a last one when it has finished. A ps ends when each worker has

@@ -15,10 +15,7 @@ from mnistdist.training.tensorflow_private import accept_resource_variables, beg
 
 
 class MadeStep(NamedTuple):
-    """A step that a replica has made: the global steps before it and after it, when it began and ended, and its loss.
-
-    They are what a :class:`~mnistdist.StepRecord` has under longer names.
-    """
+    """A step that a replica has made: the global steps before and after it, when it began and ended, and its loss."""
 
     before: int
     after: int

@@ -1,7 +1,4 @@
-"""Runs and sessions that end, and what the error of one means for the cluster: who has gone, who does not answer.
-
-TensorFlow's own calls have no limit of time, or one that does not always hold.
-"""
+"""Runs and sessions that end, and what the error of one means for the cluster: who has gone, who does not answer."""
 
 import functools
 import re

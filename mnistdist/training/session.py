@@ -72,10 +72,8 @@ def worker_session(
         explanation = None
         if isinstance(cause, tf.errors.OpError):
             silent = functools.partial(silence, target, cluster_spec, task_index)
-            interrupted = merging is not None and merging.interrupted
-            explanation = runs.explain(
-                cause, cluster_spec, silent, sync=replica.rounds is not None, merging=interrupted
-            )
+            ended = merging is not None and merging.interrupted
+            explanation = runs.explain(cause, cluster_spec, silent, sync=replica.rounds is not None, merging=ended)
         if explanation is None:
             close_session(session)
             if cause is error:

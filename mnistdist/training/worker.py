@@ -155,10 +155,8 @@ def run_worker(
 
 def _validate(session, replica, dataset, timeout, say):
     """The :class:`Evaluation` on a data set; None without one, or where the model fails on it."""
-    if dataset is None:
-        return None
     try:
-        return evaluate(session, replica.model, dataset, timeout)
+        return None if dataset is None else evaluate(session, replica.model, dataset, timeout)
     except LOST_OR_SLOW:
         raise
     except Exception as error:  # the training is complete, and not to be lost with it

@@ -142,15 +142,14 @@ def _copies(step, opt):
 
 def _advancing(runs, batches, local_steps, workers, sync_from):
     """The function that makes the next steps: see ``Replica.advance``."""
-    longest, round_, filled, slowest = max(runs), None, False, 0.0
+    longest, round_, slowest = max(runs), None, 0.0
 
     def advance(session, dataset, batch_size, left, timeout):
-        nonlocal round_, filled, slowest
+        nonlocal round_, slowest
         if dataset is not batches.train_set:
             raise ValueError("expected the data set that this replica was built with")
-        if not filled:
+        if not slowest:
             batches.fill(session, timeout)
-            filled = True
         # The first run is of one step, and tells how long the others may take.
         count = longest if slowest and left > _margin(longest * local_steps, workers) else 1
         run = runs[count]

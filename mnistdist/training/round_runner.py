@@ -9,16 +9,12 @@ from mnistdist.training.runs import CLOSE_SECONDS, OF_THE_MODEL, close_session, 
 
 
 class Merging:
-    """Runs a replica's ``merge`` op again and again, from a thread of its own, until the training or a run has failed.
+    """Runs a replica's ``merge`` op in the chief's session, again and again, until the training or a run has failed.
 
-    All workers wait for what it gives. After an error of the model or the optimizer it closes the queue of tokens,
-    which ends the training, as ``tf.train.QueueRunner`` does after any. All others are the runtime's ("ABORTED: Cleanup
-    ...", a ps that has gone): it closes the session then, under the chief's own step, so that the chief makes a new
-    one, with new tokens for the round that the variables are at.
-
-    Args:
-        session: The chief's.
-        replica: Its :class:`mnistdist.training.Replica`.
+    It has a thread of its own, and all workers wait for what that gives. After an error of the model or the optimizer
+    it closes the queue of tokens, which ends the training, as ``tf.train.QueueRunner`` does after any. All others are
+    the runtime's ("ABORTED: Cleanup ...", a ps that has gone): it closes the session then, under the chief's own step,
+    so that the chief makes a new one, with new tokens for the round that the variables are at.
 
     ``error`` is what merging has ended by, and ``interrupted`` whether that was the runtime's; None and False before.
     """

@@ -110,7 +110,6 @@ def run_worker(
     records, fruitless, started, chief = [], 0, False, task_index == 0 and logdir is not None
     options = {"train_set": data.train, "steps": steps} | replica_options
     loop = {"task_index": task_index, "steps": steps, "batch_size": batch_size, "timeout": step_timeout}
-    loop["records"] = records
     with held(logdir) if chief else contextlib.nullcontext():
         while True:
             replica, made = designs.build(design, cluster_spec, task_index, **options), len(records)
@@ -129,7 +128,7 @@ def run_worker(
                         _choose_order(session, replica, data.train, wait_timeout)
                         started = True
                     say(_beginning(session, replica, records, wait_timeout))
-                    train_loop(session, replica, data.train, on_step=after_step, **loop)
+                    train_loop(session, replica, data.train, on_step=after_step, records=records, **loop)
                     seconds = time.monotonic() - records[0].start if records else 0.0
                     say(f"Training ends @ {time.time():f}")
                     say(f"Training elapsed time: {seconds:f} s")

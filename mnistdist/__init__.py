@@ -20,7 +20,7 @@ of which each imports only from those above it:
         session  shared_model         sessions that are waited for; the variables that a training leaves
         checkpoints  logdir           checkpoints; their folder
         round_runner  heartbeat       the chief's part in rounds; how a ps learns that the training is over
-        deadlines  diagnosis          runs with a limit; what an error of TensorFlow's means
+        runs                          runs that end in time; what the error of one means
     flags  distributed                the classic program, one task of a cluster: its flags; what it does
     launcher  cli                     `mnistdist run`: the tasks that it starts; its arguments
 """

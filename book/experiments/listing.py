@@ -10,9 +10,9 @@ import time
 import tensorflow.compat.v1 as tf
 
 from mnistdist.model import Graph, accuracy
-from mnistdist.training.deadlines import run_options
 from mnistdist.training.designs.listing import chief_ops
 from mnistdist.training.replica import MadeStep, Replica
+from mnistdist.training.runs import run_options
 
 
 def build_listing(cluster_spec, task_index, *, sync=False, seed=None, container="", device="cpu:0", alone=False):

@@ -5,23 +5,15 @@ The pieces can be put together by hand, as the chapter "Your own loop" does.
 
 from mnistdist._lazy import lazy
 
-__getattr__, __dir__, __all__ = lazy(
-    __name__,
-    {
-        "CannotCut": "designs.cutting",
-        "Checkpoints": "checkpoints",
-        "Replica": "replica",
-        "Rounds": "replica",
-        "STEPS_PER_RUN": "spec",
-        "build_fast_replica": "designs.fast",
-        "build_replica": "designs.listing",
-        "count_update": "replica",
-        "one_step": "designs.listing",
-        "resource_variables": "replica",
-        "run_worker": "worker",
-        "session_config": "session",
-        "train": "client",
-        "train_loop": "worker",
-        "worker_session": "session",
-    },
-)
+_NAMES = {
+    "client": ["train"],
+    "spec": ["STEPS_PER_RUN"],
+    "worker": ["run_worker", "train_loop"],
+    "session": ["session_config", "worker_session"],
+    "checkpoints": ["Checkpoints"],
+    "replica": ["Replica", "Rounds", "count_update", "resource_variables"],
+    "designs.listing": ["build_replica", "one_step"],
+    "designs.fast": ["build_fast_replica"],
+    "designs.cutting": ["CannotCut"],
+}
+__getattr__, __dir__, __all__ = lazy(__name__, {name: home for home, names in _NAMES.items() for name in names})

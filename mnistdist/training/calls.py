@@ -20,10 +20,8 @@ def idle_workers(cluster, step_timeout, held):
 
     A worker runs one call after the other. A busy one would be waited for without a word, and without an end.
 
-    Args:
-        cluster: A running :class:`~mnistdist.Cluster`. Workers that can't be used are left to :func:`on_workers`.
-        step_timeout: Seconds to wait, or None; at least 2 and at most 10.
-        held: The :class:`~mnistdist._interrupts.HeldInterrupts` around it.
+    It waits ``step_timeout`` seconds, but at least 2 and at most 10, and calls ``held()``, of the
+    :class:`~mnistdist._interrupts.HeldInterrupts` around it. Workers that can't be used are left to :func:`on_workers`.
 
     Raises:
         RuntimeError: some are still busy or stopped, or another training is running on the cluster. Nothing has been
@@ -34,10 +32,8 @@ def idle_workers(cluster, step_timeout, held):
     while not cluster._training.acquire(timeout=0.1):
         held()
         if time.monotonic() > deadline:
-            raise RuntimeError(
-                f"another training is still running on this cluster after {patience:g} s: wait until it ends, or end "
-                "it with cluster.restart()"
-            )
+            what = f"another training is still running on this cluster after {patience:g} s"
+            raise RuntimeError(f"{what}: wait until it ends, or end it with cluster.restart()")
     try:
         answers = {}
         for task in cluster.tasks:
@@ -63,9 +59,8 @@ def _busy(tasks, seconds):
         go_on = " and ".join(f'cluster.kill("{name}", "SIGCONT")' for name in names)
         state, do = "stopped, as SIGSTOP does it,", f"let {it} go on with {go_on}"
     restart = f'cluster.restart("{names[0]}")' if len(names) == 1 else "cluster.restart()"
-    return RuntimeError(
-        f"{' and '.join(names)} {are} still {state} after {seconds:g} s: {do}, or end {it} with {restart}"
-    )
+    what = f"{' and '.join(names)} {are} still {state} after {seconds:g} s"
+    return RuntimeError(f"{what}: {do}, or end {it} with {restart}")
 
 
 def on_workers(cluster, function, indices, arguments, *, step_timeout, held, steps=None, restarts=0, restores=False):
@@ -73,9 +68,9 @@ def on_workers(cluster, function, indices, arguments, *, step_timeout, held, ste
 
     Args:
         cluster: A running :class:`~mnistdist.Cluster`.
-        function: Takes what ``cloudpickle.loads`` makes the arguments of.
+        function: One of a module.
         indices: Which workers.
-        arguments: For the function; may hold functions and classes that were typed in a notebook.
+        arguments: The function's, which may hold functions and classes that were typed in a notebook.
         step_timeout: Seconds. A task that somebody has stopped (SIGSTOP) counts as ended after twice as long: who
             waits for it tells first, and tells more. None: never.
         held: As for :func:`idle_workers`.
@@ -86,9 +81,11 @@ def on_workers(cluster, function, indices, arguments, *, step_timeout, held, ste
     Raises:
         TaskFailed: for the first failure's cause. A task that has ended before anything was sent is one.
     """
-    calls = None
-    stopped = StoppedTasks(step_timeout and 2 * step_timeout)
-    with _progress(steps) as tell:
+    from tqdm import tqdm
+
+    calls, stopped = None, StoppedTasks(step_timeout and 2 * step_timeout)
+    hidden = steps is None or not _someone_watches()
+    with tqdm(total=steps, desc="global step", leave=False, disable=hidden) as bar:
         while True:
             held()
             lost = _find_lost(cluster, stopped, "before" if steps and calls is None else "during")
@@ -108,7 +105,8 @@ def on_workers(cluster, function, indices, arguments, *, step_timeout, held, ste
                     raise calls.cause(*failed[0])
             elif calls.wait(0.1):
                 return calls.answers()
-            tell(calls.global_step())
+            if (reached := calls.global_step()) > bar.n:  # else the bar would be drawn again at each look
+                bar.update(reached - bar.n)
 
 
 def _find_lost(cluster, stopped, when):
@@ -126,13 +124,13 @@ class _Calls:
     def __init__(self, cluster, function, indices, arguments):
         import cloudpickle
 
-        self._cluster, self._function, self._sent = cluster, function, cloudpickle.dumps(arguments)
+        self._cluster, self._sent = cluster, cloudpickle.dumps((function, arguments))
         self._latest = {index: self._call(index) for index in indices}
         self._again = []  # of a chief that had answered: its first answer counts
 
     def _call(self, index):
         try:
-            return self._cluster["worker", index].apply_async(self._function, self._sent)
+            return self._cluster["worker", index].apply_async(_answer, self._sent)
         except TaskFailed as error:  # it has ended just now: a call that fails, and is made again if the task is
             return _failed_call(error)
 
@@ -143,7 +141,7 @@ class _Calls:
         """A task has been started again: the function begins again where that is needed."""
         lost, _, number = task.partition(":")
         workers = [("worker", index) for index in self._latest]
-        finished = [(job, index) for job, index in workers if _answered(self._latest[index])]
+        finished = [("worker", index) for index, call in self._latest.items() if call.ready() and call.successful()]
         for job, index in to_begin_again((lost, int(number)), workers, finished, restores=restores):
             if (job, index) in finished:
                 self._again.append(self._call(index))
@@ -186,15 +184,20 @@ class _Calls:
             return failure
         except RemoteError as error:
             log, hint = self._cluster.logs(("worker", index), 5).splitlines(), _RESTARTED
-            if error.ename in (
-                "OSError",
-                "InUse",
-            ):  # of a checkpoint, say: it is in the message what to do, and not in the log
+            if error.ename in ("OSError", "InUse"):  # of a checkpoint, say: the message says what to do, and no log
                 log, hint = [], "the cluster has been restarted with fresh tasks; mend this before you train again"
             stopped = " and ".join(task.name for task in self._cluster.tasks if is_stopped(task.pid))
             stopped = f" ({stopped} is stopped, as SIGSTOP does it)" if stopped else ""
             reason = f"{error.ename}: {error.evalue}{stopped}"
             return TaskFailed(f"worker:{index}", reason, log=log, hint=hint)
+
+
+def _answer(sent):
+    """In a worker: what the function that was sent gives for its arguments."""
+    import cloudpickle
+
+    function, arguments = cloudpickle.loads(sent)
+    return function(*arguments)
 
 
 def _failed_call(failure):
@@ -206,26 +209,8 @@ def _failed_call(failure):
     return SimpleNamespace(ready=lambda: True, successful=lambda: False, wait=lambda seconds: None, get=get, data=None)
 
 
-def _answered(call):
-    return call.ready() and call.successful()
-
-
 def _failed(call):
     return call.ready() and not call.successful()
-
-
-@contextlib.contextmanager
-def _progress(steps):
-    """A bar up to ``steps``, where somebody sees it; gives the function that takes how far the training is."""
-    from tqdm import tqdm
-
-    with tqdm(total=steps, desc="global step", leave=False, disable=steps is None or not _someone_watches()) as bar:
-
-        def tell(reached):
-            if reached > bar.n:  # else the bar would be drawn again at each look
-                bar.update(reached - bar.n)
-
-        yield tell
 
 
 def _someone_watches():

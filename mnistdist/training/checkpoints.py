@@ -10,8 +10,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from mnistdist._wait import within
-from mnistdist.training.deadlines import timed_run
-from mnistdist.training.diagnosis import LOST_OR_SLOW, gist
+from mnistdist.training.runs import LOST_OR_SLOW, gist, timed_run
 from mnistdist.training.tensorflow_private import whole_of
 
 NAME = "model.ckpt"
@@ -89,8 +88,7 @@ class Checkpoints:
                     for variable in self._variables if values is not None else ():
                         variable.load(values[variable.op.name], session)
                     if values is None:
-                        restored = {self._ops.filename_tensor_name: os.fsencode(readable)}
-                        session.run(self._ops.restore_op_name, restored)
+                        session.run(self._ops.restore_op_name, {self._ops.filename_tensor_name: os.fsencode(readable)})
                 except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
                     problem = gist(error)
             elif flat and values is None:
@@ -133,8 +131,7 @@ class Checkpoints:
             raise
         except (tf.errors.OpError, ValueError, OSError) as error:
             self._tidy()
-            why = gist(error)
-            raise OSError(f"can't write the checkpoint of global step {step} to {self.folder}: {why}") from None
+            raise OSError(f"can't write the checkpoint of global step {step} to {self.folder}: {gist(error)}") from None
         self._saved = step
 
     def _write(self, step):
@@ -200,7 +197,7 @@ class Checkpoints:
                 self._remove(int(match[1]))
 
     def _misfit(self, shapes):
-        """Which variable of the graph a checkpoint with these shapes and types does not have, in words."""
+        """Which variable of the graph a checkpoint with these shapes and types does not have, in words; else None."""
         for variable in self._variables:
             name, shape = whole_of(variable)
             if name not in shapes:
@@ -209,7 +206,6 @@ class Checkpoints:
             if dtype != kept_dtype or not tf.TensorShape(shape).is_compatible_with(kept_shape):
                 kept = f"{kept_dtype.name} of shape {tuple(kept_shape)}"
                 return f"its {name} is {kept}, here it is {dtype.name} of shape {tf.TensorShape(shape)}"
-        return None
 
 
 def _read(prefix):
@@ -224,8 +220,7 @@ def _read(prefix):
         for name in shapes:
             reader.get_tensor(name)  # the only way to have its checksum compared
     except _UNREADABLE as error:
-        why = gist(error)
-        return None, f"{part} can't be read ({why})"
+        return None, f"{part} can't be read ({gist(error)})"
     return {name: (shape, types[name]) for name, shape in shapes.items()}, None
 
 

@@ -185,13 +185,10 @@ def _load(data, seed, index):
     return read_data_sets(data, one_hot=True, seed=own_seed)
 
 
-def _try(sent):
+def _try(data, spec, container):
     """In worker 0, before anything starts: why no design can train the model, and why the fast one can't, or None."""
-    import cloudpickle
-
     from mnistdist.training.shared_model import try_model
 
-    data, spec, container = cloudpickle.loads(sent)
     options = {"batch_size": spec.batch_size, "timeout": spec.step_timeout, "container": container}
     try:
         return None, try_model(_here()[1], data=_load(data, 0, 0), **options, **spec.of_replica())
@@ -199,16 +196,13 @@ def _try(sent):
         return " ".join(str(error).split()), None
 
 
-def _train(sent):
+def _train(data, spec, container):
     """In a worker: train, and tell the client twice a second how far it is."""
-    import cloudpickle
     from ipyparallel.datapub import publish_data
 
     from mnistdist.training.worker import run_worker
 
-    data, spec, container = cloudpickle.loads(sent)
-    target, cluster_spec, index = _here()
-    said = 0.0
+    (target, cluster_spec, index), said = _here(), 0.0
 
     def on_step(record):
         nonlocal said
@@ -228,13 +222,10 @@ def _train(sent):
         raise error.with_traceback(None) from None
 
 
-def _finish(sent):
+def _finish(data, spec, container):
     """In a worker, when all have ended: read and evaluate the shared variables, then drop them from the ps."""
-    import cloudpickle
-
     from mnistdist.training.shared_model import forget, read_shared_model
 
-    data, spec, container = cloudpickle.loads(sent)
     target, cluster_spec, index = _here()
     options = spec.of_replica() | {"data": _load(data, spec.seed, index), "container": container}
     shared = read_shared_model(target, cluster_spec, index, **options)

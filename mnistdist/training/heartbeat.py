@@ -1,7 +1,5 @@
 """How a ps learns that its training is over, and the other tasks what worker 0's flags are.
 
-The workers tell a ps that they have finished, and their silence tells it too.
-
 In the classic program a ps blocks in ``server.join()`` for ever. The usual cure, a queue on the ps into which each
 worker puts one token at its end, blocks for ever too when a worker is killed before it does. Here every worker puts
 a sign of life into such a queue each second, and a last one when it has finished. A ps ends when each worker has
@@ -21,36 +19,32 @@ import tensorflow.compat.v1 as tf
 
 from mnistdist._wait import poll, within
 from mnistdist.cluster.network import wait_for_address
-from mnistdist.training.deadlines import abandon, close_session, timed_run
-from mnistdist.training.diagnosis import gist
+from mnistdist.training.runs import abandon, close_session, gist, timed_run
 
 QUEUE, NOTICE = "mnistdist_presence", "mnistdist_flags"
 PERIOD = 1.0  # seconds between two signs of life
 RECONNECT_SECONDS = 5
 
 
-def _queue(ps_index):
-    with tf.device(f"/job:ps/task:{ps_index}/cpu:0"):
-        return tf.FIFOQueue(-1, [tf.int32, tf.bool], shapes=[(), ()], name=QUEUE, shared_name=QUEUE)
-
-
-class _Notice:
-    """Worker 0's flags, kept on a ps as long as that runs: a dict, or what else JSON takes."""
+class _Board:
+    """What a ps keeps as long as it runs: the queue of signs, and worker 0's flags, a dict or what else JSON takes."""
 
     def __init__(self, ps_index):
         with tf.device(f"/job:ps/task:{ps_index}/cpu:0"):
+            self.queue = tf.FIFOQueue(-1, [tf.int32, tf.bool], shapes=[(), ()], name=QUEUE, shared_name=QUEUE)
             handle = tf.raw_ops.VarHandleOp(dtype=tf.string, shape=[], shared_name=NOTICE)
             self._text = tf.placeholder(tf.string, [])
             self._write = tf.raw_ops.AssignVariableOp(resource=handle, value=self._text)
             self._written = tf.raw_ops.VarIsInitializedOp(resource=handle)
             self._read = tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.string)
 
-    def leave(self, run, flags):
-        run(self._write, {self._text: json.dumps(flags)})
+    def leave(self, session, flags):
+        timed_run(session, self._write, RECONNECT_SECONDS, {self._text: json.dumps(flags)})
 
-    def find(self, run):
-        """What has been left, by ``run``, a session's; None if nothing has."""
-        return json.loads(run(self._read)) if run(self._written) else None
+    def find(self, session, timeout=None):
+        """The flags that have been left; None if none have."""
+        there = timed_run(session, self._written, timeout)
+        return json.loads(timed_run(session, self._read, timeout)) if there else None
 
 
 class Presence:
@@ -122,8 +116,7 @@ class Presence:
         """Tell every ps that this worker has finished; again until it is there to hear it, within the ``timeout``."""
         end = time.monotonic() + self._timeout
         for line in self._lines:
-            line.stop()
-            poll(end - time.monotonic(), line.say_farewell, PERIOD)
+            line.finish(end)
 
 
 class _Line:
@@ -135,9 +128,9 @@ class _Line:
         filters = [f"/job:ps/task:{ps_index}", f"/job:worker/task:{task_index}"]
         self._config = tf.ConfigProto(device_filters=filters)
         with tf.Graph().as_default() as self._graph:
-            queue = _queue(ps_index)
-            self._sign, self._farewell = (queue.enqueue((task_index, finished)) for finished in (False, True))
-            self._notice = _Notice(ps_index)
+            self._board = _Board(ps_index)
+            enqueue = self._board.queue.enqueue
+            self._sign, self._farewell = (enqueue((task_index, finished)) for finished in (False, True))
         self._session = self._flags = self._told = None  # told: the session in which the flags have been left
         self._thread = threading.Thread(target=self._live, daemon=True)
 
@@ -166,19 +159,13 @@ class _Line:
         """Worker 0's flags, if they are on the ps; None if they are not, or if it does not answer."""
         session = self._session
         with contextlib.suppress(tf.errors.OpError):
-            return session and self._notice.find(self._run_in(session))
+            return session and self._board.find(session, RECONNECT_SECONDS)
 
-    def _run_in(self, session):
-        return lambda fetches, feed=None: timed_run(session, fetches, RECONNECT_SECONDS, feed)
-
-    def stop(self):
-        """Give no more signs."""
+    def finish(self, end):
+        """Give no more signs but the last one: until the ps has heard it, or it is ``end``."""
         self._over.set()
         self._thread.join()
-
-    def say_farewell(self):
-        """Whether the ps has heard that this worker has finished."""
-        return self._give(self._farewell)
+        poll(end - time.monotonic(), lambda: self._give(self._farewell), PERIOD)
 
     def end(self, well):
         """Close the session, or leave it, after an error, as it is."""
@@ -205,7 +192,7 @@ class _Line:
                 self._session = within(RECONNECT_SECONDS, self._connect, "")
             session = self._session
             if self._flags is not None and self._told is not session:
-                self._notice.leave(self._run_in(session), self._flags)
+                self._board.leave(session, self._flags)
                 self._told = session
             timed_run(session, op, RECONNECT_SECONDS)
             return True
@@ -267,7 +254,8 @@ def attend(target, cluster_spec, ps_index, *, linger, patience=600, on_wait=None
     """
     roll = Roll(len(cluster_spec["worker"]), linger)
     with tf.Graph().as_default() as graph:
-        word, notice = _queue(ps_index).dequeue(), _Notice(ps_index)
+        board = _Board(ps_index)
+        word = board.queue.dequeue()
     session = tf.Session(target, graph=graph, config=tf.ConfigProto(device_filters=[f"/job:ps/task:{ps_index}"]))
 
     def listen():
@@ -284,7 +272,7 @@ def attend(target, cluster_spec, ps_index, *, linger, patience=600, on_wait=None
             raise TimeoutError(f"no worker has come within {patience:g} s: are they running, with the same addresses?")
         if not roll.begun and on_wait is not None:
             on_wait(left)
-        if roll.begun and check is not None and (flags := notice.find(session.run)) is not None:
+        if roll.begun and check is not None and (flags := board.find(session)) is not None:
             check(flags)
             check = None
         time.sleep(0.1)

@@ -3,10 +3,12 @@
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import socket
 import tempfile
-import time
+
+from mnistdist._wait import poll
 
 LOCK = "training.lock"
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # a file system that has none
@@ -52,7 +54,10 @@ def held(folder):
     except PermissionError:  # the file is another user's, in a folder that both may write to
         descriptor = os.open(path, os.O_RDONLY)
     try:
-        _lock(descriptor, folder)
+        # Others hold it for a moment when they only try it, or while they are dying.
+        if not poll(1, functools.partial(_locked, descriptor)):
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "a process that is not known"
+            raise InUse(f"{folder} is in use by another training ({holder}): wait for its end, or take another folder")
         try:
             _note(descriptor, f"process {os.getpid()} on {socket.gethostname()}")
             yield
@@ -62,22 +67,15 @@ def held(folder):
         os.close(descriptor)
 
 
-def _lock(descriptor, folder):
-    deadline = time.monotonic() + 1  # others hold it for a moment when they only try it, or while they are dying
-    while True:
-        try:
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "a process that is not known"
-                raise InUse(
-                    f"{folder} is in use by another training ({holder}): wait for its end, or take another folder"
-                ) from None
-            time.sleep(0.05)
-        except OSError as error:
-            if error.errno in _NO_LOCKS_HERE:
-                return
+def _locked(descriptor):
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS_HERE:
             raise
+    return True
 
 
 def _note(descriptor, text):

@@ -15,10 +15,7 @@ from mnistdist.training.tensorflow_private import accept_resource_variables, beg
 
 
 class MadeStep(NamedTuple):
-    """A step that a replica has made: the global steps before it and after it, when it began and ended, and its loss.
-
-    They are what a :class:`~mnistdist.StepRecord` has under longer names.
-    """
+    """A step that a replica has made: the global steps before and after it, when it began and ended, and its loss."""
 
     before: int
     after: int
@@ -174,10 +171,8 @@ def usable(opt):
     if not (hasattr(opt, "compute_gradients") and hasattr(opt, "apply_gradients")):
         raise ValueError(f"optimizer: expected a tf.train.Optimizer, got a {kind.__module__}.{kind.__qualname__}")
     if getattr(kind, "minimize", tf.train.Optimizer.minimize) is not tf.train.Optimizer.minimize:
-        raise ValueError(
-            "optimizer: expected one of which compute_gradients() and apply_gradients() are all that is called, got "
-            f"{kind.__qualname__} with a minimize() of its own"
-        )
+        wanted = "one of which compute_gradients() and apply_gradients() are all that is called"
+        raise ValueError(f"optimizer: expected {wanted}, got {kind.__qualname__} with a minimize() of its own")
     accept_resource_variables(opt)
     return opt
 

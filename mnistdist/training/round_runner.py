@@ -5,23 +5,16 @@ import threading
 import tensorflow.compat.v1 as tf
 
 from mnistdist.errors import TaskLost
-from mnistdist.training.deadlines import CLOSE_SECONDS, close_session, timed_run
-from mnistdist.training.diagnosis import OF_THE_MODEL
-
-_GRACE_SECONDS = 2
+from mnistdist.training.runs import CLOSE_SECONDS, OF_THE_MODEL, close_session, timed_run
 
 
 class Merging:
-    """Runs a replica's ``merge`` op again and again, from a thread of its own, until the training or a run has failed.
+    """Runs a replica's ``merge`` op in the chief's session, again and again, until the training or a run has failed.
 
-    All workers wait for what it gives. After an error of the model or the optimizer it closes the queue of tokens,
-    which ends the training, as ``tf.train.QueueRunner`` does after any. All others are the runtime's ("ABORTED: Cleanup
-    ...", a ps that has gone): it closes the session then, under the chief's own step, so that the chief makes a new
-    one, with new tokens for the round that the variables are at.
-
-    Args:
-        session: The chief's.
-        replica: Its :class:`mnistdist.training.Replica`.
+    It has a thread of its own, and all workers wait for what that gives. After an error of the model or the optimizer
+    it closes the queue of tokens, which ends the training, as ``tf.train.QueueRunner`` does after any. All others are
+    the runtime's ("ABORTED: Cleanup ...", a ps that has gone): it closes the session then, under the chief's own step,
+    so that the chief makes a new one, with new tokens for the round that the variables are at.
 
     ``error`` is what merging has ended by, and ``interrupted`` whether that was the runtime's; None and False before.
     """
@@ -68,7 +61,7 @@ class Merging:
             self.error = error
         if self.interrupted:
             # If a ps has gone, the chief's step ends by itself, and a session is not to be closed meanwhile.
-            if not self._over.wait(_GRACE_SECONDS):
+            if not self._over.wait(2):
                 close_session(self._session)
             return
         try:

@@ -12,11 +12,9 @@ import tensorflow.compat.v1 as tf
 
 from mnistdist._wait import within
 from mnistdist.cluster.network import wait_for_address
-from mnistdist.training.deadlines import CLOSE_SECONDS, abandon, close_session, run_options, timed_run
-from mnistdist.training.diagnosis import ANSWERS_NOW, explain, gone, silence
+from mnistdist.training import runs
 from mnistdist.training.round_runner import Merging
-
-POLL_SECONDS = 0.2
+from mnistdist.training.runs import ANSWERS_NOW, CLOSE_SECONDS, abandon, close_session, gone, silence, timed_run
 
 
 @contextlib.contextmanager
@@ -44,19 +42,17 @@ def worker_session(
         OSError: there are checkpoints, and none that can be restored.
     """
     wait_for_ps(cluster_spec, wait_timeout)
+    # By itself it would take a folder's path as a pattern, and what the folder's files say as the truth.
+    without = dict.fromkeys(("logdir", "saver", "init_op", "summary_op", "summary_writer"))
     with replica.graph.as_default():
         supervisor = tf.train.Supervisor(
             is_chief=task_index == 0,
-            logdir=None,  # by itself it would take the folder's path as a pattern, and what its files say as the truth
-            saver=None,
-            init_op=None,
             init_fn=functools.partial(_initialise, replica, tf.global_variables_initializer(), checkpoints, say),
             local_init_op=replica.local_init,
             ready_for_local_init_op=replica.uninitialized,
-            recovery_wait_secs=POLL_SECONDS,
+            recovery_wait_secs=0.2,
             global_step=replica.global_step,
-            summary_op=None,
-            summary_writer=None,
+            **without,
         )
     session = merging = None
     try:
@@ -76,8 +72,8 @@ def worker_session(
         explanation = None
         if isinstance(cause, tf.errors.OpError):
             silent = functools.partial(silence, target, cluster_spec, task_index)
-            interrupted = merging is not None and merging.interrupted
-            explanation = explain(cause, cluster_spec, silent, sync=replica.rounds is not None, merging=interrupted)
+            ended = merging is not None and merging.interrupted
+            explanation = runs.explain(cause, cluster_spec, silent, sync=replica.rounds is not None, merging=ended)
         if explanation is None:
             close_session(session)
             if cause is error:
@@ -121,21 +117,13 @@ def wait_for_ps(cluster_spec, timeout, on_wait=None, *, limit=None):
     """
     deadline = time.monotonic() + timeout
     for index, address in enumerate(cluster_spec["ps"]):
-        what = f"ps:{index}"
-
-        def tell(left, what=what, address=address):
-            if on_wait is not None:
-                on_wait(what, address, left)
-
-        left = max(deadline - time.monotonic(), 0.1)
+        what, left = f"ps:{index}", max(deadline - time.monotonic(), 0.1)
+        tell = on_wait and functools.partial(on_wait, what, address)
         wait_for_address(address, left, what=what, on_wait=tell, limit=limit or timeout)
 
 
 def variables_live(replica, target, cluster_spec, task_index, timeout):
-    """Whether all ps are there, with the values of all variables: a training can go on as if nothing had been.
-
-    They may take ``timeout`` seconds to answer.
-    """
+    """Whether all ps are there within ``timeout`` seconds, with all variables' values: a training can just go on."""
     try:
         wait_for_ps(cluster_spec, 1)
         return within(timeout, lambda: _initialised(replica, target, session_config(task_index), timeout), "")
@@ -145,7 +133,7 @@ def variables_live(replica, target, cluster_spec, task_index, timeout):
 
 def _initialised(replica, target, config, timeout=CLOSE_SECONDS):
     with tf.Session(target, graph=replica.graph, config=config) as session:
-        return not len(session.run(replica.uninitialized, options=run_options(timeout)))
+        return not len(session.run(replica.uninitialized, options=runs.run_options(timeout)))
 
 
 def _initialise(replica, init, checkpoints, say, session):

@@ -8,10 +8,9 @@ from mnistdist._wait import within
 from mnistdist.model import build_model, evaluate, evaluate_and_predict
 from mnistdist.results import SharedModel
 from mnistdist.training import designs
-from mnistdist.training.deadlines import CLOSE_SECONDS, timed_run
 from mnistdist.training.designs.cutting import CannotCut
-from mnistdist.training.diagnosis import LOST_OR_SLOW, gist
 from mnistdist.training.replica import local_initializer, resource_variables
+from mnistdist.training.runs import CLOSE_SECONDS, LOST_OR_SLOW, gist, timed_run
 from mnistdist.training.session import queue_runners, session_config
 from mnistdist.training.tensorflow_private import forget_devices
 

@@ -16,9 +16,8 @@ from mnistdist.results import WorkerResult
 from mnistdist.steps import StepRecord
 from mnistdist.training import designs
 from mnistdist.training.checkpoints import Checkpoints
-from mnistdist.training.deadlines import timed_run
-from mnistdist.training.diagnosis import LOST_OR_SLOW, gist
 from mnistdist.training.logdir import held
+from mnistdist.training.runs import LOST_OR_SLOW, gist, timed_run
 from mnistdist.training.session import variables_live, worker_session
 
 FRUITLESS_ATTEMPTS = 3  # to go on after a loss, in a row and without an update that the worker has seen
@@ -111,7 +110,6 @@ def run_worker(
     records, fruitless, started, chief = [], 0, False, task_index == 0 and logdir is not None
     options = {"train_set": data.train, "steps": steps} | replica_options
     loop = {"task_index": task_index, "steps": steps, "batch_size": batch_size, "timeout": step_timeout}
-    loop["records"] = records
     with held(logdir) if chief else contextlib.nullcontext():
         while True:
             replica, made = designs.build(design, cluster_spec, task_index, **options), len(records)
@@ -130,7 +128,7 @@ def run_worker(
                         _choose_order(session, replica, data.train, wait_timeout)
                         started = True
                     say(_beginning(session, replica, records, wait_timeout))
-                    train_loop(session, replica, data.train, on_step=after_step, **loop)
+                    train_loop(session, replica, data.train, on_step=after_step, records=records, **loop)
                     seconds = time.monotonic() - records[0].start if records else 0.0
                     say(f"Training ends @ {time.time():f}")
                     say(f"Training elapsed time: {seconds:f} s")
@@ -156,10 +154,8 @@ def run_worker(
 
 def _validate(session, replica, dataset, timeout, say):
     """The :class:`Evaluation` on a data set; None without one, or where the model fails on it."""
-    if dataset is None:
-        return None
     try:
-        return evaluate(session, replica.model, dataset, timeout)
+        return None if dataset is None else evaluate(session, replica.model, dataset, timeout)
     except LOST_OR_SLOW:
         raise
     except Exception as error:  # the training is complete, and not to be lost with it

@@ -125,7 +125,7 @@ def explained(name, sync=False, up=True, merging=False):
     def produce(**_):
         import tensorflow.compat.v1 as tf
 
-        from mnistdist.training.diagnosis import explain
+        from mnistdist.training.runs import explain
 
         with held_port(listening=up) as address:
             spec = {"ps": [address], "worker": ["w:1"]}

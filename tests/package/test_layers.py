@@ -18,10 +18,10 @@ LAYERS = """
     cluster.__init__ cluster.linux cluster.network cluster.pinning cluster.recovery
     cluster._ipyparallel cluster.task cluster.forkserver cluster.keeper cluster.process_tree cluster.engines
     cluster.cluster
-    training.__init__ training.spec training.tensorflow_private training.deadlines training.diagnosis training.heartbeat
-    training.graph training.replica training.designs.cutting training.designs.packing training.designs.batches
-    training.designs.forward training.designs.step training.designs.aggregation training.designs.unrolling
-    training.designs.listing training.designs.fast training.designs.__init__
+    training.__init__ training.spec training.tensorflow_private training.runs training.heartbeat
+    training.graph training.replica training.designs.cutting training.designs.packing
+    training.designs.step training.designs.unrolling training.designs.listing training.designs.fast
+    training.designs.__init__
     training.logdir training.checkpoints training.round_runner training.session
     training.shared_model training.worker training.calls training.client
     flags distributed launcher cli __main__
@@ -74,7 +74,7 @@ def test_imports_go_one_way_and_every_file_has_a_layer():
 def test_the_imports_are_found():
     """Those that stand in functions, lazy names of a package, and names of a module."""
     assert "plots" in imported(PACKAGE / "results.py")
-    assert {"training.deadlines", "training.tensorflow_private"} <= imported(PACKAGE / "training" / "checkpoints.py")
+    assert {"training.runs", "training.tensorflow_private"} <= imported(PACKAGE / "training" / "checkpoints.py")
 
 
 def test_the_map_of_the_rooms_names_each_of_them():

@@ -474,6 +474,6 @@ def test_each_row_of_the_page_is_held_by_a_test():
     page = (ROOT / "book" / "checkpoints.md").read_text(encoding="utf-8")
     rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("|")]
     assert [row for row in rows if not row.startswith(("with the ", "---"))] == list(HELD_BY)
-    elsewhere = (ROOT / "tests" / "test_one_design.py").read_text(encoding="utf-8")
+    elsewhere = (ROOT / "tests" / "training" / "test_one_design.py").read_text(encoding="utf-8")
     for name in HELD_BY.values():
         assert name in globals() or hasattr(test_checkpoints, name) or f"def {name}(" in elsewhere

@@ -11,8 +11,7 @@ import tensorflow.compat.v1 as tf
 
 from mnistdist import Cluster
 from mnistdist._wait import within
-from mnistdist.training.deadlines import timed_run
-from mnistdist.training.diagnosis import gist
+from mnistdist.training.runs import gist, timed_run
 from mnistdist.training.session import open_session, wait_for_ps
 
 

@@ -6,6 +6,7 @@ update, for the ps. A step pulls the variables in one message, calls the first o
 what it gives in one message and calls the second. One run of the session makes several steps.
 """
 
+import functools
 import inspect
 import math
 import time
@@ -16,14 +17,11 @@ import tensorflow.compat.v1 as tf
 from mnistdist.model import build_model
 from mnistdist.placement import worker_device
 from mnistdist.training import replica
-from mnistdist.training.deadlines import timed_run
-from mnistdist.training.designs.aggregation import Aggregation
-from mnistdist.training.designs.batches import Batches
-from mnistdist.training.designs.forward import evaluation
 from mnistdist.training.designs.packing import Twins, ps_device
-from mnistdist.training.designs.step import Step
-from mnistdist.training.designs.unrolling import Unrolled, local_run, plain_run
+from mnistdist.training.designs.step import Step, evaluation
+from mnistdist.training.designs.unrolling import Aggregation, Unrolled, local_run, plain_run
 from mnistdist.training.graph import is_handle, variables_of
+from mnistdist.training.runs import timed_run
 from mnistdist.training.spec import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN
 
 
@@ -91,15 +89,36 @@ def build_fast_replica(
                 run = Unrolled(step, twins, batches, global_step, count=count, local_steps=local_steps)
                 runs[count] = local_run(run, own, workers) if local else plain_run(run, aggregation)
             advance = _advancing(runs, batches, local_steps, workers, aggregation and global_step)
-        return replica.Replica(
-            model=evaluation(model, worker),
-            parameters=replica.needed_variables(model),
-            local_init=tf.group(*local_init),
-            advance=advance,
-            rounds=aggregation and aggregation.rounds,
-            drop=replica.dropping(),
-            **parts,
-        )
+        evaluated = evaluation(model, worker)
+        parts |= {"parameters": replica.needed_variables(model), "local_init": tf.group(*local_init)}
+        parts |= {"rounds": aggregation and aggregation.rounds, "drop": replica.dropping()}
+        return replica.Replica(model=evaluated, advance=advance, **parts)
+
+
+class Batches:
+    """The training set, kept on the worker; batches are made of row numbers, as the model's placeholders take them."""
+
+    def __init__(self, train_set, model):
+        self.train_set, self._model = train_set, model
+        self._variables, self._fill = [], []
+        for name, value in zip(("images", "labels"), train_set.stored, strict=True):
+            given = tf.placeholder(value.dtype, value.shape)
+            zeros = functools.partial(tf.zeros, value.shape, value.dtype)
+            variable = tf.Variable(zeros, name=f"mnistdist/{name}", trainable=False, collections=["data"])
+            self._variables.append(variable)
+            self._fill.append((variable.assign(given, read_value=False), given))
+
+    def fill(self, session, timeout):
+        """Bring the data to the worker."""
+        for (assign, given), value in zip(self._fill, self.train_set.stored, strict=True):
+            timed_run(session, assign, timeout, {given: value})
+
+    def batch(self, rows):
+        """Images and one-hot labels of these rows, as ``DataSet.next_batch`` has them."""
+        images, labels = (tf.gather(variable, rows) for variable in self._variables)
+        if images.dtype == tf.uint8:
+            images = tf.cast(images, tf.float32) * np.float32(1 / 255)
+        return tf.cast(images, self._model.x.dtype), tf.cast(labels, self._model.y_.dtype)
 
 
 def _devices(cluster_spec, worker):
@@ -123,15 +142,14 @@ def _copies(step, opt):
 
 def _advancing(runs, batches, local_steps, workers, sync_from):
     """The function that makes the next steps: see ``Replica.advance``."""
-    longest, round_, filled, slowest = max(runs), None, False, 0.0
+    longest, round_, slowest = max(runs), None, 0.0
 
     def advance(session, dataset, batch_size, left, timeout):
-        nonlocal round_, filled, slowest
+        nonlocal round_, slowest
         if dataset is not batches.train_set:
             raise ValueError("expected the data set that this replica was built with")
-        if not filled:
+        if not slowest:
             batches.fill(session, timeout)
-            filled = True
         # The first run is of one step, and tells how long the others may take.
         count = longest if slowest and left > _margin(longest * local_steps, workers) else 1
         run = runs[count]

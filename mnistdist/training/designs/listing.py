@@ -7,9 +7,9 @@ import tensorflow.compat.v1 as tf
 from mnistdist.model import build_model
 from mnistdist.placement import replica_devices, worker_device
 from mnistdist.training import replica
-from mnistdist.training.deadlines import timed_run
-from mnistdist.training.designs.forward import evaluation
+from mnistdist.training.designs.step import evaluation
 from mnistdist.training.graph import PYTHON, behind, called_by, written_by
+from mnistdist.training.runs import timed_run
 from mnistdist.training.tensorflow_private import functions, wait_for
 
 
@@ -66,15 +66,9 @@ def build_replica(
                 raise ValueError(f"optimizer: expected one whose rounds need nothing that is fed, got {fed[0]!r}")
         # Evaluating is not to change what the model itself writes.
         writes = written_by(behind([tensor.op for tensor in (model.y, model.loss, model.accuracy)]))
-        return replica.Replica(
-            model=evaluation(model, worker) if writes else model,
-            parameters=parameters,
-            local_init=local_init,
-            advance=one_step(model, before, after),
-            rounds=rounds,
-            drop=replica.dropping(),
-            **parts,
-        )
+        evaluated = evaluation(model, worker) if writes else model
+        parts |= {"parameters": parameters, "local_init": local_init, "rounds": rounds, "drop": replica.dropping()}
+        return replica.Replica(model=evaluated, advance=one_step(model, before, after), **parts)
 
 
 def chief_ops(opt):

@@ -1,4 +1,4 @@
-"""What an error of TensorFlow's means for the cluster: who has gone, and who does not answer."""
+"""Runs and sessions that end, and what the error of one means for the cluster: who has gone, who does not answer."""
 
 import functools
 import re
@@ -10,18 +10,55 @@ from mnistdist._wait import within
 from mnistdist.cluster.network import wait_for_address
 from mnistdist.errors import TaskLost
 
+CLOSE_SECONDS = 5
 ANSWER_SECONDS = 2
 OF_THE_MODEL = (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError, tf.errors.UnimplementedError)
-# What these mean is that a task has gone or is slow, not that something is wrong with a model or a folder.
-LOST_OR_SLOW = (
-    tf.errors.UnavailableError,
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.DeadlineExceededError,
-    TimeoutError,
-)
 OF_A_LOST_TASK = (tf.errors.UnavailableError, tf.errors.AbortedError)
+# What these mean is that a task has gone or is slow, not that something is wrong with a model or a folder.
+LOST_OR_SLOW = (*OF_A_LOST_TASK, tf.errors.CancelledError, tf.errors.DeadlineExceededError, TimeoutError)
 ANSWERS_NOW = "Every ps answers now: was one stopped, or overloaded, for a while?"
+_abandoned = []
+
+
+def run_options(timeout):
+    """Options of a run that may take ``timeout`` seconds; None, which is any time, for None."""
+    return tf.RunOptions(timeout_in_ms=max(1, int(1000 * timeout))) if timeout else None
+
+
+def timed_run(session, fetches, timeout, feed=None):
+    """``session.run`` that may take ``timeout`` seconds (None: any); ``tf.errors.DeadlineExceededError`` after that.
+
+    TensorFlow's own limit does not count while the tasks are given their parts of a graph that the session has not run
+    before, and a task that is stopped never takes its part. And a run that exceeds it is cancelled and then waited for:
+    for ever, if it does not heed that.
+    """
+    run = functools.partial(session.run, fetches, feed, run_options(timeout))
+    if not timeout:
+        return run()
+    try:
+        return within(timeout + 1, run, f"no answer within {timeout:g} s")
+    except TimeoutError as error:
+        raise tf.errors.DeadlineExceededError(None, None, str(error)) from None
+
+
+def abandon(session):
+    """Leave a session open whose other side has gone: Python would close it by itself, and wait for ever."""
+    _abandoned.append(session)
+
+
+def close_session(session, seconds=CLOSE_SECONDS):
+    """Close a session, if it is one and not None; if that takes more than so many seconds, it is abandoned.
+
+    Its runs are cancelled before anything is waited for.
+    """
+    if session is None:
+        return
+    try:
+        within(seconds, session.close, "")
+    except TimeoutError:
+        abandon(session)
+    except tf.errors.OpError:
+        pass  # what it was connected to has gone, which is what closing is for
 
 
 def gist(error):

@@ -177,12 +177,9 @@ class Cluster:
             if notice := pinning.sharing_notice(self._pins):
                 _say_once(notice)
             if (spare := spare_descriptors(DESCRIPTORS)) < DESCRIPTORS:
-                raise start_error(
-                    f"this process may open {spare} more files, and a cluster needs {DESCRIPTORS}",
-                    self._ids,
-                    self.timeout,
-                    hint="close some, or raise the limit (ulimit -n)",
-                )
+                words = f"this process may open {spare} more files, and a cluster needs {DESCRIPTORS}"
+                hint = "close some, or raise the limit (ulimit -n)"
+                raise start_error(words, self._ids, self.timeout, hint=hint)
             private = self._choose_network()
             self.spec = task_addresses(*self._counts.values(), private=private)
             options = {"private": private, "servers": self._servers, "preload": PRELOAD}
@@ -277,14 +274,11 @@ class Cluster:
 
 
 def _tell_of_others():
-    others = [cluster for cluster in _started.values() if cluster.alive]
-    if others:
+    if others := [cluster for cluster in _started.values() if cluster.alive]:
         processes = sum(cluster._engines.processes.count() for cluster in others)
-        print(
-            f"Other clusters that are still running in this process: {len(others)}, with {processes} processes. A "
-            "notebook's Out keeps what a cell ends with; Out[N].stop() ends the cluster of cell N.",
-            file=sys.stderr,
-        )
+        told = f"Other clusters that are still running in this process: {len(others)}, with {processes} processes."
+        out = "A notebook's Out keeps what a cell ends with; Out[N].stop() ends the cluster of cell N."
+        print(told, out, file=sys.stderr)
 
 
 @functools.cache

@@ -117,8 +117,7 @@ class Tasks:
         ended = f"{task[0]}:{task[1]} ended with {describe_exit(status)}"
         finished = [each for each in self._processes if self._processes[each].poll() == 0]
         workers = [each for each in self._pins if each[0] == "worker"]
-        again = to_begin_again(task, workers, finished, restores=self._restores)
-        if not again:
+        if not (again := to_begin_again(task, workers, finished, restores=self._restores)):
             return
         if task[0] == "worker" and any(job == "ps" for job, _ in finished):
             why = ", and the ps before it: the training is over"

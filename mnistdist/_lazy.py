@@ -28,9 +28,8 @@ def moved(name, *homes):
     def getattr_(name):
         for home in () if name.startswith("_") else homes:
             if hasattr(there := import_module(f"mnistdist.{home}"), name):
-                warnings.warn(
-                    f"{module.__name__}.{name} is {there.__name__}.{name} now", DeprecationWarning, stacklevel=2
-                )
+                words = f"{module.__name__}.{name} is {there.__name__}.{name} now"
+                warnings.warn(words, DeprecationWarning, stacklevel=2)
                 return getattr(there, name)
         raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
 

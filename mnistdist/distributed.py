@@ -84,7 +84,7 @@ def _serve(flags, spec):
     server, _ = _start_server(flags, spec)
     from mnistdist.training.heartbeat import attend
 
-    patience, said = 10 * flags.wait_timeout, 0
+    linger, patience, said = flags.ps_linger, 10 * flags.wait_timeout, 0
 
     def on_wait(left):
         nonlocal said
@@ -93,9 +93,8 @@ def _serve(flags, spec):
             say(f"ps {flags.task_index}: no worker has come yet ({left:.0f} s left)")
 
     options = {"on_wait": on_wait, "check": functools.partial(_compare, flags, shared(flags, spec))}
-    if not attend(server.target, spec, flags.task_index, linger=flags.ps_linger, patience=patience, **options):
-        silent = f"every worker has been silent for {flags.ps_linger:g} s (--ps_linger)"
-        raise TimeoutError(f"{silent}, and none has finished")
+    if not attend(server.target, spec, flags.task_index, linger=linger, patience=patience, **options):
+        raise TimeoutError(f"every worker has been silent for {linger:g} s (--ps_linger), and none has finished")
 
 
 def _work(flags, spec):

@@ -177,9 +177,12 @@ class Cluster:
             if notice := pinning.sharing_notice(self._pins):
                 _say_once(notice)
             if (spare := spare_descriptors(DESCRIPTORS)) < DESCRIPTORS:
-                words = f"this process may open {spare} more files, and a cluster needs {DESCRIPTORS}"
-                hint = "close some, or raise the limit (ulimit -n)"
-                raise start_error(words, self._ids, self.timeout, hint=hint)
+                raise start_error(
+                    f"this process may open {spare} more files, and a cluster needs {DESCRIPTORS}",
+                    self._ids,
+                    self.timeout,
+                    hint="close some, or raise the limit (ulimit -n)",
+                )
             private = self._choose_network()
             self.spec = task_addresses(*self._counts.values(), private=private)
             options = {"private": private, "servers": self._servers, "preload": PRELOAD}

@@ -80,11 +80,8 @@ def files_in(data_dir):
         raise DataError(f"{directory}: expected a directory, found {what}; {_INSTEAD}")
     # In this order: what another process puts beside the four files when it has written them is no stranger to them.
     entries = sorted(entry.name for entry in directory.iterdir()) if directory.exists() else []
-    found = {}
-    for name in _NAMES:
-        for path in (directory / f"{name}.gz", directory / name):  # the last that exists
-            if path.exists():
-                found[name] = path
+    both = [(name, directory / f"{name}{ending}") for name in _NAMES for ending in (".gz", "")]
+    found = {name: path for name, path in both if path.exists()}  # the last that exists
     missing = [name for name in _NAMES if name not in found]
     if missing:
         _check_only_mnist(directory, entries, found, missing)

@@ -157,13 +157,9 @@ def check(flags):
         raise UsageError("Must specify an explicit `job_name`: --job_name=ps or --job_name=worker")
     if flags.task_index is None:
         raise UsageError("Must specify an explicit `task_index`: --task_index=0 for the first task of a job")
-    spec = _addresses(flags)
-    tasks = len(spec[flags.job_name])
-    if flags.task_index >= tasks:
-        raise UsageError(
-            f"--task_index: there is no {flags.job_name} task {flags.task_index}: --{flags.job_name}_hosts "
-            f"names {tasks}, from 0 to {tasks - 1}"
-        )
+    spec, job, index = _addresses(flags), flags.job_name, flags.task_index
+    if index >= (n := len(spec[job])):
+        raise UsageError(f"--task_index: there is no {job} task {index}: --{job}_hosts names {n}, from 0 to {n - 1}")
     try:
         check_rounds(flags.sync_replicas, flags.replicas_to_aggregate, "--replicas_to_aggregate", "--sync_replicas")
     except ValueError as error:

@@ -222,10 +222,8 @@ class Cluster:
         refusal = start_error("this system allows no private network", self._ids, self.timeout, hint=hint)
         private = choose_network(self._network, refusal)
         if not private and self._network == "auto":
-            _say_once(
-                "No private network on this system: TensorFlow's servers listen on every interface of this machine, "
-                "without authentication. Have a firewall where others can reach it."
-            )
+            open_to_all = "TensorFlow's servers listen on every interface of this machine, without authentication"
+            _say_once(f"No private network on this system: {open_to_all}. Have a firewall where others can reach it.")
         return private
 
     # ---------------------------------------------------------------------------------------- while it runs

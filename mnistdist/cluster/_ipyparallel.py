@@ -125,13 +125,9 @@ def connect(info, check, **options):
 
 def forget_engines(client):
     """Take it that all engines have ended, where no hub is left to say so: whoever waits for an answer hears of it."""
-
-    def forget():
-        for engine in client.ids:
-            client._unregister_engine({"content": {"id": engine}})
-
     with contextlib.suppress(RuntimeError):  # its loop has ended
-        client._io_loop.add_callback(forget)
+        for engine in client.ids:
+            client._io_loop.add_callback(client._unregister_engine, {"content": {"id": engine}})
 
 
 def activate_magics(views):

@@ -48,6 +48,8 @@ class Processes:
         short = len(os.fsencode(tempfile.gettempdir())) < 60  # a Unix socket's path may have 104 bytes
         temp = None if short else "/tmp"
         self.folder = Path(tempfile.mkdtemp(prefix="mnistdist-", dir=temp))
+        # With this an ``ipyparallel.Client`` connects; the controller writes it as it comes up.
+        self.connection_file = self.folder / "profile" / "security" / "ipcontroller-client.json"
         try:
             self._launch(spec, private, servers, preload)
         except BaseException:
@@ -98,11 +100,6 @@ class Processes:
         with contextlib.suppress(psutil.Error):
             return 1 + len(psutil.Process(self._keeper.pid).children(recursive=True))
         return 0
-
-    @property
-    def connection_file(self):
-        """Path of the file with which an ``ipyparallel.Client`` connects; the controller writes it as it comes up."""
-        return self.folder / "profile" / "security" / "ipcontroller-client.json"
 
     def start(self, name, *, env, cores, engine):
         """Ask for a task: environment variables, cores (empty: all) and engine id. ``pids`` has it a moment later."""

@@ -211,7 +211,7 @@ def read_data_sets(data_dir=None, one_hot=False, validation_size=VALIDATION_SIZE
 
 
 def read_for_training(data_dir, seed=None):
-    """What :func:`read_data_sets` reads by default, one-hot. Raises ``ValueError`` also if nothing is left to train on."""
+    """What :func:`read_data_sets` reads by default, one-hot. Raises ``ValueError`` if nothing is left to train on."""
     data = read_data_sets(data_dir, one_hot=True, seed=seed)
     if not data.train.num_examples:
         validation = f"all {data.validation.num_examples} training examples are the validation set"

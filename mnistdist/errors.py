@@ -9,10 +9,7 @@ PLAIN = {"PYTHON_COLORS": "0"}
 def describe_exit(returncode):
     """Exit of a process in words: ``exit code 3`` or the signal's name, ``SIGKILL``."""
     if returncode < 0:
-        try:
-            return signal.Signals(-returncode).name
-        except ValueError:
-            return f"signal {-returncode}"
+        return {each.value: each.name for each in signal.Signals}.get(-returncode, f"signal {-returncode}")
     return f"exit code {returncode}"
 
 

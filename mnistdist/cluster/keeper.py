@@ -25,9 +25,8 @@ def main():
     try:
         with linux.child_exits(0) as wait:
             with open(os.path.join(settings["folder"], "controller.log"), "wb") as log:
-                controller = subprocess.Popen(
-                    settings["controller"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=join_group
-                )
+                files = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+                controller = subprocess.Popen(settings["controller"], preexec_fn=join_group, **files)
             group = controller.pid
             nursery = os.fork()
             if nursery == 0:

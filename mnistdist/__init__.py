@@ -29,25 +29,19 @@ from mnistdist._lazy import lazy, moved
 
 __version__ = "0.2.0"
 
-__getattr__, __dir__, __all__ = lazy(
-    __name__,
-    {
-        "Cluster": "cluster.cluster",
-        "ClusterStartError": "errors",
-        "DataError": "idx",
-        "DataSet": "datasets",
-        "Datasets": "datasets",
-        "Graph": "model",
-        "Run": "results",
-        "StepRecord": "steps",
-        "Task": "cluster.task",
-        "TaskFailed": "errors",
-        "read_data_sets": "datasets",
-        "restore": "results",
-        "show": "source",
-        "train": "training.client",
-    },
-)
+_NAMES = {
+    "errors": ["ClusterStartError", "TaskFailed"],
+    "steps": ["StepRecord"],
+    "results": ["Run", "restore"],
+    "idx": ["DataError"],
+    "datasets": ["DataSet", "Datasets", "read_data_sets"],
+    "model": ["Graph"],
+    "source": ["show"],
+    "cluster.task": ["Task"],
+    "cluster.cluster": ["Cluster"],
+    "training.client": ["train"],
+}
+__getattr__, __dir__, __all__ = lazy(__name__, {name: home for home, names in _NAMES.items() for name in names})
 
 # Where modules were before version 0.2, and where what chapters imported from them is now.
 moved("between_graph", "training.designs.listing", "training.worker", "training.replica")

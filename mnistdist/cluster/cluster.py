@@ -63,8 +63,6 @@ class Cluster:
         self._changing = threading.RLock()  # held while tasks are replaced
         self._training = threading.Lock()  # held by a training: one at a time
 
-    # ---------------------------------------------------------------------------------------- what it is
-
     @property
     def client(self):
         """The ``ipyparallel.Client``, while the cluster runs; else None."""
@@ -150,8 +148,6 @@ class Cluster:
         body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
         return f"<table><caption>{html.escape(repr(self))}</caption>{body}</table>"
 
-    # ---------------------------------------------------------------------------------------- start and stop
-
     def __enter__(self):
         return self._start()
 
@@ -225,8 +221,6 @@ class Cluster:
             open_to_all = "TensorFlow's servers listen on every interface of this machine, without authentication"
             _say_once(f"No private network on this system: {open_to_all}. Have a firewall where others can reach it.")
         return private
-
-    # ---------------------------------------------------------------------------------------- while it runs
 
     def exit_of(self, task):
         """How a task ended: its exit code, or minus the number of the signal; None while it runs."""

@@ -140,14 +140,11 @@ def _reap():
 @contextlib.contextmanager
 def heard_exits():
     """Where this process ignores SIGCHLD, every status of a child reads 0: not in this ``with`` block."""
-    ignored = signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
-    if ignored:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    try:
+    with contextlib.ExitStack() as stack:
+        if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            stack.callback(signal.signal, signal.SIGCHLD, signal.SIG_IGN)
         yield
-    finally:
-        if ignored:
-            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 
 
 def end_group(group):

@@ -189,19 +189,11 @@ def enter_private_network(hosts=()):
                 file.write(text)
 
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-
-        def up(name):
-            request = fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack("16sh22x", name, 0))
-            flags = struct.unpack_from("h", request, 16)[0]
-            fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh22x", name, flags | _IFF_UP))
-
-        def set_address(request, name, host):
-            packed = struct.pack("=H2x4s8x", socket.AF_INET, socket.inet_aton(str(host)))
-            fcntl.ioctl(control, request, struct.pack("16s16s8x", name, packed))
-
-        up(b"lo")
+        answer = fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack("16sh22x", b"lo", 0))
+        flags = struct.unpack_from("h", answer, 16)[0]
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", flags | _IFF_UP))
         for i, host in enumerate(dict.fromkeys(map(str, hosts))):
             if not ipaddress.ip_address(host).is_loopback:
-                label = f"lo:{i}".encode()
-                set_address(_SIOCSIFADDR, label, host)
-                set_address(_SIOCSIFNETMASK, label, "255.255.255.255")
+                for request, address in (_SIOCSIFADDR, host), (_SIOCSIFNETMASK, "255.255.255.255"):
+                    packed = struct.pack("=H2x4s8x", socket.AF_INET, socket.inet_aton(address))
+                    fcntl.ioctl(control, request, struct.pack("16s16s8x", f"lo:{i}".encode(), packed))

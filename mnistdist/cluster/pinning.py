@@ -148,13 +148,9 @@ def assign(ps, workers, *, devices="auto", num_gpus=None, gpus=None, cores=None)
         gpus: The GPUs there are; by default those of :func:`find_gpus`.
         cores: The cores there are; by default those of :func:`available_cores`.
 
-    Returns:
-        ``{("ps", 0): Pin, ..., ("worker", 0): Pin, ...}``, in task order.
-
-    Raises:
-        ValueError: on a count out of range, a GPU that is not there, or a ``num_gpus`` that is more than the GPUs
-            or less than the workers.
-        TypeError: on a count that is no int, or ``devices`` that are neither names nor numbers.
+    Returns ``{("ps", 0): Pin, ..., ("worker", 0): Pin, ...}``, in task order. Raises ``ValueError`` on a count out of
+    range, a GPU that is not there, or a ``num_gpus`` that is more than the GPUs or less than the workers; ``TypeError``
+    on a count that is no int, or ``devices`` that are neither names nor numbers.
     """
     ps, workers = _check.count("ps", ps, (0, None)), _check.count("workers", workers, (1, None))
     num_gpus = _check.argument("num_gpus", num_gpus, optional=True)

@@ -22,7 +22,7 @@ def main(argv=None, inside=False):
     Where the tasks get a private network, the program is run anew, with ``inside`` true: in this very process if the
     command line is its own, or else in a child process, which writes to file descriptors 1 and 2.
     """
-    return guarded("mnistdist run", lambda: _main(argv, inside))
+    return guarded("mnistdist run", lambda: _main(argv, inside), UsageError)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -47,11 +47,7 @@ def _main(argv, inside):
     what = "how many times, in all, a task that fails is started again (default 0); a lost ps needs --logdir"
     run.add_argument("--restarts", type=_number, default=0, help=what)
     options, flags = parser.parse_known_args(argv)  # None: the process's own
-    try:
-        return _run(options, flags, argv, inside)
-    except (UsageError, OSError) as error:
-        complain(f"mnistdist run: error: {error}")
-        return 1
+    return _run(options, flags, argv, inside)
 
 
 def _number(text):

@@ -20,7 +20,7 @@ import time
 from types import SimpleNamespace
 
 from mnistdist import __version__
-from mnistdist._output import complain, guarded, say
+from mnistdist._output import guarded, say
 from mnistdist.cluster import pinning
 from mnistdist.cluster.network import BUSY, parse_address, wait_for_address, why_no_port, without_proxies
 from mnistdist.flags import UsageError, check, describe, difference, parse, shared
@@ -41,25 +41,21 @@ SAME = (
 
 def main(argv=None):
     """Run the program with ``argv`` (default: the command line); returns the exit status."""
-    return guarded("mnistdist.distributed", lambda: _main(sys.argv[1:] if argv is None else argv))
+    return guarded("mnistdist.distributed", lambda: _main(sys.argv[1:] if argv is None else argv), UsageError)
 
 
 def _main(argv):
-    try:
-        flags = parse(argv)
-        if flags.help:
-            say(f"{__doc__.strip()}\n\nflags:\n{describe()}")
-        elif flags.version:
-            say(f"mnistdist {__version__}")
-        elif flags.download_only:
-            _read_data(flags)
-            say(f"The data is in {flags.data_dir}")
-        else:
-            spec = check(flags)
-            (_serve if flags.job_name == "ps" else _work)(flags, spec)
-    except (UsageError, OSError) as error:
-        complain(f"mnistdist.distributed: error: {error}")
-        return 1
+    flags = parse(argv)
+    if flags.help:
+        say(f"{__doc__.strip()}\n\nflags:\n{describe()}")
+    elif flags.version:
+        say(f"mnistdist {__version__}")
+    elif flags.download_only:
+        _read_data(flags)
+        say(f"The data is in {flags.data_dir}")
+    else:
+        spec = check(flags)
+        (_serve if flags.job_name == "ps" else _work)(flags, spec)
     return 0
 
 

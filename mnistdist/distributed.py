@@ -27,16 +27,7 @@ from mnistdist.flags import UsageError, check, describe, difference, parse, shar
 from mnistdist.training.logdir import prepare
 
 # Flags that are arguments of run_worker, by the same names.
-SAME = (
-    "batch_size",
-    "learning_rate",
-    "replicas_to_aggregate",
-    "seed",
-    "design",
-    "logdir",
-    "save_steps",
-    "wait_timeout",
-)
+SAME = ("batch_size", "learning_rate", "replicas_to_aggregate", "seed", "design", "logdir", "save_steps")
 
 
 def main(argv=None):
@@ -128,7 +119,8 @@ def _work(flags, spec):
     compare = functools.partial(_compare, flags, own)
     presence.compare(own, compare, on_late_chief, lambda found: flags.existing_servers and difference(own, found))
     wait(spec)
-    options = {name: flags[name].value for name in SAME} | {"step_timeout": flags.wait_timeout}
+    options = {name: flags[name].value for name in SAME}
+    options |= dict.fromkeys(("wait_timeout", "step_timeout"), flags.wait_timeout)
     options |= {"steps": flags.train_steps, "sync": flags.sync_replicas, "device": device, "data": data}
     build_graph = functools.partial(build_model, flags.hidden_units)
     with presence:

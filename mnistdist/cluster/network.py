@@ -102,7 +102,7 @@ def why_no_port(address):
     """Why no server can listen on the port of ``address``, on any interface of this machine; None if one can."""
     _, port = parse_address(address)
     for family, wildcard in ((socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")):
-        # It is suppressed that the machine has no such family.
+        # That the machine has no such family is an OSError too, and no reason.
         with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

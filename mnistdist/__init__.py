@@ -25,27 +25,32 @@ of which each imports only from those above it:
     launcher  cli                     `mnistdist run`: the tasks that it starts; its arguments
 """
 
-from mnistdist._lazy import lazy
+from mnistdist._lazy import lazy, moved
 
 __version__ = "0.2.0"
-__path__ = [*__path__, f"{__path__[0]}/_moved"]  # where modules were before version 0.2
 
-__getattr__, __dir__, __all__ = lazy(
-    __name__,
-    {
-        "Cluster": "cluster.cluster",
-        "ClusterStartError": "errors",
-        "DataError": "idx",
-        "DataSet": "datasets",
-        "Datasets": "datasets",
-        "Graph": "model",
-        "Run": "results",
-        "StepRecord": "steps",
-        "Task": "cluster.task",
-        "TaskFailed": "errors",
-        "read_data_sets": "datasets",
-        "restore": "results",
-        "show": "source",
-        "train": "training.client",
-    },
-)
+_NAMES = {
+    "errors": ["ClusterStartError", "TaskFailed"],
+    "steps": ["StepRecord"],
+    "results": ["Run", "restore"],
+    "idx": ["DataError"],
+    "datasets": ["DataSet", "Datasets", "read_data_sets"],
+    "model": ["Graph"],
+    "source": ["show"],
+    "cluster.task": ["Task"],
+    "cluster.cluster": ["Cluster"],
+    "training.client": ["train"],
+}
+__getattr__, __dir__, __all__ = lazy(__name__, {name: home for home, names in _NAMES.items() for name in names})
+
+# Where modules were before version 0.2, and where what chapters imported from them is now.
+moved("between_graph", "training.designs.listing", "training.worker", "training.replica")
+moved("checkpoints", "training.checkpoints")
+moved("cut_graph", "training.designs.fast", "training.designs.step", "training.designs.unrolling")
+moved("cutting", "training.designs.cutting", "training.graph")
+moved("devices", "cluster.pinning")
+moved("network", "cluster.network")
+moved("packing", "training.designs.packing")
+moved("presence", "training.heartbeat")
+moved("replica", "training.replica")
+moved("sessions", "training.session")

@@ -15,19 +15,13 @@ import re
 COUNTS = {
     "ps": (1, 1000),  # each is a process with threads and a port of its own
     "workers": (1, 1000),
-    "task_index": (0, None),
-    "steps": (1, 2**62),
-    "train_steps": (1, 2**62),
-    "save_steps": (1, 2**62),
-    "log_every": (1, 2**62),
-    "hidden_units": (1, 500_000),
-    "batch_size": (1, 1_000_000),
-    "replicas_to_aggregate": (1, 1_000_000),
-    "num_gpus": (0, 1_000_000),
-    "local_steps": (1, 1000),
-    "steps_per_run": (1, 1000),
+    **dict.fromkeys(("task_index", "seed"), (0, None)),
+    **dict.fromkeys(("steps", "train_steps", "save_steps", "log_every"), (1, 2**62)),
     "restarts": (0, 2**62),
-    "seed": (0, None),
+    "hidden_units": (1, 500_000),
+    **dict.fromkeys(("batch_size", "replicas_to_aggregate"), (1, 1_000_000)),
+    "num_gpus": (0, 1_000_000),
+    **dict.fromkeys(("local_steps", "steps_per_run"), (1, 1000)),
 }
 _SECONDS = (1e-3, 1e7)  # TensorFlow counts them in thousandths, the system's calls in 32 bits
 NUMBERS = dict.fromkeys(("timeout", "step_timeout", "wait_timeout", "ps_linger"), _SECONDS)
@@ -52,14 +46,11 @@ def argument(name, value, shown=None, *, optional=False):
     shown = shown or name
     if optional and value is None:
         return None
-    if name in COUNTS:
-        return count(shown, value, COUNTS[name])
-    if name in NUMBERS:
-        return number(shown, value, NUMBERS[name])
+    for table, rule in (COUNTS, count), (NUMBERS, number), (CHOICES, choice):
+        if name in table:
+            return rule(shown, value, table[name])
     if name in TRUTHS:
         return truth(shown, value)
-    if name in CHOICES:
-        return choice(shown, value, CHOICES[name])
     return path(shown, value) if name in PATHS else value
 
 

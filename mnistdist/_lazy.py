@@ -1,7 +1,9 @@
 """Names that are loaded when they are first used."""
 
+import sys
 import warnings
 from importlib import import_module
+from types import ModuleType
 
 
 def lazy(package, home):
@@ -19,14 +21,17 @@ def lazy(package, home):
     return getattr_, lambda: sorted({*vars(import_module(package)), *home}), sorted(home)
 
 
-def moved(old, *homes):
-    """``__getattr__`` of a module that is no more, for names that are in these modules of the package now."""
+def moved(name, *homes):
+    """Keep a module that is no more: its names, in these modules of the package now, are found with a warning."""
+    module = sys.modules[f"mnistdist.{name}"] = ModuleType(f"mnistdist.{name}")
 
     def getattr_(name):
         for home in () if name.startswith("_") else homes:
-            if hasattr(module := import_module(f"mnistdist.{home}"), name):
-                warnings.warn(f"{old}.{name} is mnistdist.{home}.{name} now", DeprecationWarning, stacklevel=2)
-                return getattr(module, name)
-        raise AttributeError(f"module {old!r} has no attribute {name!r}")
+            if hasattr(there := import_module(f"mnistdist.{home}"), name):
+                words = f"{module.__name__}.{name} is {there.__name__}.{name} now"
+                warnings.warn(words, DeprecationWarning, stacklevel=2)
+                return getattr(there, name)
+        raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
 
-    return getattr_
+    module.__getattr__ = getattr_
+    setattr(sys.modules["mnistdist"], name, module)

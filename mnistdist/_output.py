@@ -45,10 +45,11 @@ def _drop(stream):
         os.dup2(nowhere.fileno(), stream.fileno())
 
 
-def guarded(name, main):
+def guarded(name, main, refusal):
     """The exit status of the program ``main()``; 1, with a line on standard error, if its output was lost.
 
-    If the reader of the output has gone, as after ``| head``, nothing is said, and the status is 141.
+    An error of the class ``refusal``, or an ``OSError``, is said in such a line too. If the reader of the output has
+    gone, as after ``| head``, nothing is said, and the status is 141.
     """
     # The next file that is opened would otherwise take the number of a stream that was closed, and get its output.
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -62,6 +63,9 @@ def guarded(name, main):
             sys.stdout.reconfigure(errors="backslashreplace")  # a path may be no UTF-8
         try:
             return main()
+        except (refusal, OSError) as error:
+            complain(f"{name}: error: {error}")
+            return 1
         finally:
             with _writing():
                 sys.stdout.flush()

@@ -22,7 +22,7 @@ def main(argv=None, inside=False):
     Where the tasks get a private network, the program is run anew, with ``inside`` true: in this very process if the
     command line is its own, or else in a child process, which writes to file descriptors 1 and 2.
     """
-    return guarded("mnistdist run", lambda: _main(argv, inside))
+    return guarded("mnistdist run", lambda: _main(argv, inside), UsageError)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -32,37 +32,22 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _main(argv, inside):
-    parser = _Parser(
-        prog="mnistdist", description="Train on MNIST with a cluster of local processes.", allow_abbrev=False
-    )
+    what = "Train on MNIST with a cluster of local processes."
+    parser = _Parser(prog="mnistdist", description=what, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"mnistdist {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="run")
-    run = commands.add_parser(
-        "run",
-        help="start ps and workers on this machine and train",
-        description="Start one process for each task, and end when training ends. Further flags, --train_steps=2000 "
-        "say, go to every task: python -m mnistdist.distributed --help lists them.",
-        allow_abbrev=False,
-    )
+    short = "start ps and workers on this machine and train"
+    what = """Start one process for each task, and end when training ends. Further flags, --train_steps=2000 say, go to
+        every task: python -m mnistdist.distributed --help lists them."""
+    run = commands.add_parser("run", help=short, description=what, allow_abbrev=False)
     run.add_argument("--ps", type=_number, default=1, help="number of ps tasks (default 1)")
     run.add_argument("--workers", type=_number, default=2, help="number of workers (default 2)")
-    run.add_argument(
-        "--network",
-        default="auto",
-        help="private: a network of their own; host: 127.0.0.1 and free ports; auto: private where possible",
-    )
-    run.add_argument(
-        "--restarts",
-        type=_number,
-        default=0,
-        help="how many times, in all, a task that fails is started again (default 0); a lost ps needs --logdir",
-    )
+    what = "private: a network of their own; host: 127.0.0.1 and free ports; auto: private where possible"
+    run.add_argument("--network", default="auto", help=what)
+    what = "how many times, in all, a task that fails is started again (default 0); a lost ps needs --logdir"
+    run.add_argument("--restarts", type=_number, default=0, help=what)
     options, flags = parser.parse_known_args(argv)  # None: the process's own
-    try:
-        return _run(options, flags, argv, inside)
-    except (UsageError, OSError) as error:
-        complain(f"mnistdist run: error: {error}")
-        return 1
+    return _run(options, flags, argv, inside)
 
 
 def _number(text):

@@ -42,16 +42,12 @@ class DataSet:
     def __init__(self, images, labels, seed=None):
         images, labels = _array("images", images), _array("labels", labels)
         if images.ndim < 2 or images.dtype not in (np.uint8, np.float32):
-            raise ValueError(
-                "images: expected one image a row, uint8 (0 to 255) or float32 (0 to 1); "
-                f"got {images.dtype} of shape {images.shape}"
-            )
+            wanted = "images: expected one image a row, uint8 (0 to 255) or float32 (0 to 1)"
+            raise ValueError(f"{wanted}; got {images.dtype} of shape {images.shape}")
         whole_numbers = labels.ndim == 1 and labels.dtype.kind in "iu"
         if not whole_numbers and (labels.ndim != 2 or labels.dtype != np.float32):
-            raise ValueError(
-                "labels: expected integers of shape (N,) or float32 of shape (N, classes); "
-                f"got {labels.dtype} of shape {labels.shape}"
-            )
+            wanted = "labels: expected integers of shape (N,) or float32 of shape (N, classes)"
+            raise ValueError(f"{wanted}; got {labels.dtype} of shape {labels.shape}")
         if len(images) != len(labels):
             raise ValueError(f"expected one label an image; got {len(images)} images, {len(labels)} labels")
         self._images = images.reshape(len(images), math.prod(images.shape[1:]))
@@ -215,11 +211,7 @@ def read_data_sets(data_dir=None, one_hot=False, validation_size=VALIDATION_SIZE
 
 
 def read_for_training(data_dir, seed=None):
-    """What :func:`read_data_sets` reads by default, with one-hot labels.
-
-    Raises:
-        ValueError: as there, and also if the validation set leaves no example to train on.
-    """
+    """What :func:`read_data_sets` reads by default, one-hot. Raises ``ValueError`` if nothing is left to train on."""
     data = read_data_sets(data_dir, one_hot=True, seed=seed)
     if not data.train.num_examples:
         validation = f"all {data.validation.num_examples} training examples are the validation set"
@@ -247,10 +239,8 @@ def _read_split(files, split, one_hot):
     images_file, labels_file = files[f"{split}-images-idx3-ubyte"], files[f"{split}-labels-idx1-ubyte"]
     images, labels = read_idx(images_file, 3), read_idx(labels_file, 1)
     if len(images) != len(labels):
-        raise DataError(
-            f"expected one label an image; found {len(images)} images in {images_file} "
-            f"and {len(labels)} labels in {labels_file}"
-        )
+        found = f"{len(images)} images in {images_file} and {len(labels)} labels in {labels_file}"
+        raise DataError(f"expected one label an image; found {found}")
     if one_hot and labels.max() >= _CLASSES:
         raise DataError(f"{labels_file}: expected labels from 0 to {_CLASSES - 1}; found {labels.max()}")
     return images, np.eye(_CLASSES, dtype=np.float32)[labels] if one_hot else labels.copy()

@@ -20,33 +20,33 @@ import time
 from types import SimpleNamespace
 
 from mnistdist import __version__
-from mnistdist._output import complain, guarded, say
+from mnistdist._output import guarded, say
+from mnistdist.cluster import pinning
 from mnistdist.cluster.network import BUSY, parse_address, wait_for_address, why_no_port, without_proxies
 from mnistdist.flags import UsageError, check, describe, difference, parse, shared
 from mnistdist.training.logdir import prepare
 
+# Flags that are arguments of run_worker, by the same names.
+SAME = ("batch_size", "learning_rate", "replicas_to_aggregate", "seed", "design", "logdir", "save_steps")
+
 
 def main(argv=None):
     """Run the program with ``argv`` (default: the command line); returns the exit status."""
-    return guarded("mnistdist.distributed", lambda: _main(sys.argv[1:] if argv is None else argv))
+    return guarded("mnistdist.distributed", lambda: _main(sys.argv[1:] if argv is None else argv), UsageError)
 
 
 def _main(argv):
-    try:
-        flags = parse(argv)
-        if flags.help:
-            say(f"{__doc__.strip()}\n\nflags:\n{describe()}")
-        elif flags.version:
-            say(f"mnistdist {__version__}")
-        elif flags.download_only:
-            _read_data(flags)
-            say(f"The data is in {flags.data_dir}")
-        else:
-            spec = check(flags)
-            (_serve if flags.job_name == "ps" else _work)(flags, spec)
-    except (UsageError, OSError) as error:
-        complain(f"mnistdist.distributed: error: {error}")
-        return 1
+    flags = parse(argv)
+    if flags.help:
+        say(f"{__doc__.strip()}\n\nflags:\n{describe()}")
+    elif flags.version:
+        say(f"mnistdist {__version__}")
+    elif flags.download_only:
+        _read_data(flags)
+        say(f"The data is in {flags.data_dir}")
+    else:
+        spec = check(flags)
+        (_serve if flags.job_name == "ps" else _work)(flags, spec)
     return 0
 
 
@@ -71,7 +71,7 @@ def _serve(flags, spec):
     server, _ = _start_server(flags, spec)
     from mnistdist.training.heartbeat import attend
 
-    patience, said = 10 * flags.wait_timeout, 0
+    linger, patience, said = flags.ps_linger, 10 * flags.wait_timeout, 0
 
     def on_wait(left):
         nonlocal said
@@ -80,10 +80,8 @@ def _serve(flags, spec):
             say(f"ps {flags.task_index}: no worker has come yet ({left:.0f} s left)")
 
     options = {"on_wait": on_wait, "check": functools.partial(_compare, flags, shared(flags, spec))}
-    if not attend(server.target, spec, flags.task_index, linger=flags.ps_linger, patience=patience, **options):
-        raise TimeoutError(
-            f"every worker has been silent for {flags.ps_linger:g} s (--ps_linger), and none has finished"
-        )
+    if not attend(server.target, spec, flags.task_index, linger=linger, patience=patience, **options):
+        raise TimeoutError(f"every worker has been silent for {linger:g} s (--ps_linger), and none has finished")
 
 
 def _work(flags, spec):
@@ -121,28 +119,12 @@ def _work(flags, spec):
     compare = functools.partial(_compare, flags, own)
     presence.compare(own, compare, on_late_chief, lambda found: flags.existing_servers and difference(own, found))
     wait(spec)
+    options = {name: flags[name].value for name in SAME}
+    options |= dict.fromkeys(("wait_timeout", "step_timeout"), flags.wait_timeout)
+    options |= {"steps": flags.train_steps, "sync": flags.sync_replicas, "device": device, "data": data}
+    build_graph = functools.partial(build_model, flags.hidden_units)
     with presence:
-        result = run_worker(
-            server.target,
-            spec,
-            index,
-            data=data,
-            steps=flags.train_steps,
-            batch_size=flags.batch_size,
-            build_graph=functools.partial(build_model, flags.hidden_units),
-            learning_rate=flags.learning_rate,
-            sync=flags.sync_replicas,
-            replicas_to_aggregate=flags.replicas_to_aggregate,
-            device=device,
-            seed=flags.seed,
-            design=flags.design,
-            logdir=flags.logdir,
-            save_steps=flags.save_steps,
-            wait_timeout=flags.wait_timeout,
-            step_timeout=flags.wait_timeout,
-            on_step=on_step,
-            say=say,
-        )
+        result = run_worker(server.target, spec, index, build_graph=build_graph, on_step=on_step, say=say, **options)
         presence.finish()
     if result.validation is not None:  # or it has been said why
         say(f"After {result.global_step} training step(s), validation cross entropy = {result.validation.loss:g}")
@@ -218,15 +200,10 @@ def _start_server(flags, spec):
 
 def _pin(flags, spec):
     """What of this machine is this task's, if the tasks whose addresses have the same host are on it too."""
-    from mnistdist.cluster import pinning as devices
-
-    def host(address):
-        return parse_address(address)[0]
-
-    own = spec[flags.job_name][flags.task_index]
-    here = {job: [i for i, each in enumerate(spec[job]) if host(each) == host(own)] for job in spec}
+    host, _ = parse_address(spec[flags.job_name][flags.task_index])
+    here = {job: [i for i, each in enumerate(spec[job]) if parse_address(each)[0] == host] for job in spec}
     try:
-        pins = devices.assign(len(here["ps"]), max(len(here["worker"]), 1), num_gpus=flags.num_gpus)
+        pins = pinning.assign(len(here["ps"]), max(len(here["worker"]), 1), num_gpus=flags.num_gpus)
     except ValueError as error:
         raise UsageError(f"--num_gpus: {error}") from None
     return pins[flags.job_name, here[flags.job_name].index(flags.task_index)]

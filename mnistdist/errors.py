@@ -1,7 +1,6 @@
 """The package's own errors: what was expected, what was got, the last log lines, and what to do."""
 
 import signal
-from functools import partial
 
 # For children whose output is read by a program: Python 3.13 colours tracebacks where Jupyter has set FORCE_COLOR.
 PLAIN = {"PYTHON_COLORS": "0"}
@@ -10,20 +9,8 @@ PLAIN = {"PYTHON_COLORS": "0"}
 def describe_exit(returncode):
     """Exit of a process in words: ``exit code 3`` or the signal's name, ``SIGKILL``."""
     if returncode < 0:
-        try:
-            return signal.Signals(-returncode).name
-        except ValueError:
-            return f"signal {-returncode}"
+        return {each.value: each.name for each in signal.Signals}.get(-returncode, f"signal {-returncode}")
     return f"exit code {returncode}"
-
-
-def _compose(headline, log_lines, hint):
-    parts = [headline]
-    if log_lines:
-        parts.append("last log lines:\n" + "\n".join(f"    {line}" for line in log_lines))
-    if hint:
-        parts.append(f"what to do: {hint}")
-    return "\n".join(parts)
 
 
 class TaskLost(ConnectionError):
@@ -37,7 +24,18 @@ class TaskLost(ConnectionError):
         self.for_good = for_good
 
 
-class ClusterStartError(RuntimeError):
+class _Explained(RuntimeError):
+    def __init__(self, headline, log, hint):
+        self.log, self.hint = tuple(log), hint
+        lines = ["last log lines:", *(f"    {line}" for line in self.log)] if self.log else []
+        super().__init__("\n".join([headline, *lines, *[f"what to do: {hint}"] * bool(hint)]))
+
+    def __reduce__(self):
+        """Pickle without calling ``__init__`` again: an error goes from one process to another."""
+        return type(self).__new__, (type(self), *self.args), vars(self)
+
+
+class ClusterStartError(_Explained):
     """The cluster's tasks did not all come up.
 
     Attributes: ``ready`` and ``expected`` (numbers of tasks), ``timeout`` (seconds), ``log`` (the last lines that the
@@ -53,16 +51,10 @@ class ClusterStartError(RuntimeError):
 
     def __init__(self, reason, *, ready, expected, timeout, log=(), hint=""):
         self.ready, self.expected, self.timeout = ready, expected, timeout
-        self._reason, self.log, self.hint = reason, tuple(log), hint
-        headline = f"{reason}: {ready} of {expected} tasks were ready (limit {timeout:g} s)"
-        super().__init__(_compose(headline, self.log, hint))
-
-    def __reduce__(self):
-        """Pickle by what it was made of: an error goes from one process to another."""
-        return partial(type(self), **{k: v for k, v in vars(self).items() if k != "_reason"}), (self._reason,)
+        super().__init__(f"{reason}: {ready} of {expected} tasks were ready (limit {timeout:g} s)", log, hint)
 
 
-class TaskFailed(RuntimeError):
+class TaskFailed(_Explained):
     """A task of a running cluster ended, or its code raised.
 
     Attributes: ``task`` (the name, ``worker:1``), ``reason``, ``log`` (its last log lines) and ``hint``.
@@ -79,9 +71,5 @@ class TaskFailed(RuntimeError):
     """
 
     def __init__(self, task, reason, *, log=(), hint=""):
-        self.task, self.reason, self.log, self.hint = task, reason, tuple(log), hint
-        super().__init__(_compose(f"task {task} failed: {reason}", self.log, hint))
-
-    def __reduce__(self):
-        """Pickle by what it was made of: an error goes from one process to another."""
-        return partial(type(self), log=self.log, hint=self.hint), (self.task, self.reason)
+        self.task, self.reason = task, reason
+        super().__init__(f"task {task} failed: {reason}", log, hint)

@@ -2,7 +2,8 @@
 
 from mnistdist import _check
 from mnistdist.cluster.network import parse_address
-from mnistdist.training.spec import TrainSpec, check_rounds
+from mnistdist.training.spec import TrainSpec as Spec
+from mnistdist.training.spec import check_rounds
 
 # Kind, name, default, meaning. Names and defaults down to existing_servers are the classic program's, with those that
 # it leaves commented out, except for num_gpus: it has 2.
@@ -15,23 +16,18 @@ FLAGS = (
     ("boolean", "download_only", False, "Put the data there and end; needs no job_name."),
     ("integer", "hidden_units", 100, "Units of the hidden layer."),
     ("integer", "train_steps", 1000000, "Global steps to train for: updates, or rounds with sync_replicas."),
-    ("integer", "batch_size", TrainSpec.batch_size, "Examples in a batch."),
-    ("float", "learning_rate", TrainSpec.learning_rate, "Learning rate of the Adam optimizer."),
+    ("integer", "batch_size", Spec.batch_size, "Examples in a batch."),
+    ("float", "learning_rate", Spec.learning_rate, "Learning rate of the Adam optimizer."),
     ("boolean", "sync_replicas", False, "Average the gradients of several workers for each update."),
     ("integer", "replicas_to_aggregate", None, "How many, with sync_replicas. Default: as many as workers."),
     ("integer", "num_gpus", None, "GPUs of this machine to use, one for each of its workers. Default: all found."),
     ("boolean", "existing_servers", False, "Use servers that run at the workers' addresses; start none."),
     ("integer", "seed", None, "Makes the initial weights, and each worker's order of batches, repeatable."),
     ("string", "logdir", None, "Worker 0 keeps checkpoints there; all workers need it to outlive a ps. Default: none."),
-    ("integer", "save_steps", TrainSpec.save_steps, "Global steps from one checkpoint to the next, with logdir."),
-    ("string", "design", TrainSpec.design, "fast, or listing: one fed batch a step, as in the classic program."),
+    ("integer", "save_steps", Spec.save_steps, "Global steps from one checkpoint to the next, with logdir."),
+    ("string", "design", Spec.design, "fast, or listing: one fed batch a step, as in the classic program."),
     ("integer", "log_every", 100, "Print one step in this many."),
-    (
-        "float",
-        "wait_timeout",
-        TrainSpec.step_timeout,
-        "Seconds to wait for a ps, worker 0, a step; a ps waits ten times.",
-    ),
+    ("float", "wait_timeout", Spec.step_timeout, "Seconds to wait for a ps, worker 0, a step; a ps waits ten times."),
     ("float", "ps_linger", 30.0, "Seconds of silence after which a ps gives a worker up."),
     ("boolean", "version", False, "Print the version and end."),
     ("boolean", "help", False, "Print this and end."),
@@ -50,8 +46,7 @@ class UsageError(Exception):
 def parse(argv):
     """The flags with the values in ``argv`` (without the program's name), as an ``absl.flags.FlagValues``.
 
-    Raises:
-        UsageError: a flag is unknown or its value can't be used, or something is not a flag.
+    Raises :class:`UsageError` if a flag is unknown or its value can't be used, or if something is not a flag.
     """
     from absl import flags
 
@@ -93,11 +88,7 @@ class _Lenient:
 
 
 def argument(name, value):
-    """The value of a flag, if it can be used; None is that of one that is not given.
-
-    Raises:
-        UsageError: it can't.
-    """
+    """The value of a flag; None is that of one that is not given. Raises :class:`UsageError` if it can't be used."""
     # After --logdir, with a space and an empty variable, comes the next flag.
     if name in _check.PATHS and value is not None and value.startswith("-"):
         raise UsageError(f"--{name}: expected the name of a directory, got {value!r}")
@@ -150,20 +141,15 @@ def _essence(name, value):
 def check(flags):
     """The addresses of the cluster by job, ``{"ps": [...], "worker": [...]}``, if all flags make sense together.
 
-    Raises:
-        UsageError: for the first flag that does not.
+    Raises :class:`UsageError` for the first flag that does not.
     """
     if not flags.job_name:
         raise UsageError("Must specify an explicit `job_name`: --job_name=ps or --job_name=worker")
     if flags.task_index is None:
         raise UsageError("Must specify an explicit `task_index`: --task_index=0 for the first task of a job")
-    spec = _addresses(flags)
-    tasks = len(spec[flags.job_name])
-    if flags.task_index >= tasks:
-        raise UsageError(
-            f"--task_index: there is no {flags.job_name} task {flags.task_index}: --{flags.job_name}_hosts "
-            f"names {tasks}, from 0 to {tasks - 1}"
-        )
+    spec, job, index = _addresses(flags), flags.job_name, flags.task_index
+    if index >= (n := len(spec[job])):
+        raise UsageError(f"--task_index: there is no {job} task {index}: --{job}_hosts names {n}, from 0 to {n - 1}")
     try:
         check_rounds(flags.sync_replicas, flags.replicas_to_aggregate, "--replicas_to_aggregate", "--sync_replicas")
     except ValueError as error:

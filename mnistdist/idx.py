@@ -58,18 +58,11 @@ def embedded_files():
 
 
 def files_in(data_dir):
-    """The four files in a directory, after putting MNIST there if there is nothing else in it.
+    """The four files in a directory, after putting MNIST there if there is nothing else in it, or no such directory.
 
-    Args:
-        data_dir: A path, existing or not.
-
-    Returns:
-        A dict from the name to the path.
-
-    Raises:
-        DataError: It is no directory; or files are missing, and there is something in it that is not MNIST's.
-        OSError: The directory can't be read, made or written.
-        TypeError: ``data_dir`` is no path.
+    Returns a dict from the name to the path. Raises :class:`DataError` if ``data_dir`` is no directory, or if files are
+    missing and there is something in it that is not MNIST's; ``OSError`` if it can't be read, made or written;
+    ``TypeError`` if it is no path.
     """
     try:
         directory = Path(_check.path("data_dir", data_dir))
@@ -80,11 +73,8 @@ def files_in(data_dir):
         raise DataError(f"{directory}: expected a directory, found {what}; {_INSTEAD}")
     # In this order: what another process puts beside the four files when it has written them is no stranger to them.
     entries = sorted(entry.name for entry in directory.iterdir()) if directory.exists() else []
-    found = {}
-    for name in _NAMES:
-        for path in (directory / f"{name}.gz", directory / name):  # the last that exists
-            if path.exists():
-                found[name] = path
+    both = [(name, directory / f"{name}{ending}") for name in _NAMES for ending in (".gz", "")]
+    found = {name: path for name, path in both if path.exists()}  # the last that exists
     missing = [name for name in _NAMES if name not in found]
     if missing:
         _check_only_mnist(directory, entries, found, missing)
@@ -96,18 +86,10 @@ def files_in(data_dir):
 
 
 def read_idx(path, ndim):
-    """Read an idx file of unsigned bytes, packed by gzip or not.
+    """Read an idx file of unsigned bytes, packed by gzip or not: a read-only uint8 array of shape (N, 28, 28) or (N,).
 
-    Args:
-        path: Path of the file.
-        ndim: 3 for images, which must be of 28 x 28 pixels; 1 for labels.
-
-    Returns:
-        A read-only uint8 array of shape (N, 28, 28) or (N,).
-
-    Raises:
-        DataError: The file is damaged, or holds less, more or something else.
-        OSError: It can't be read.
+    Args: the path of the file; 3 for images, which must be of 28 x 28 pixels, or 1 for labels. Raises
+    :class:`DataError` if the file is damaged, or holds less, more or something else; ``OSError`` if it can't be read.
     """
     magic = bytes([0, 0, _UNSIGNED_BYTE, ndim])
     if path.exists() and not path.is_file():

@@ -41,17 +41,12 @@ class Tasks:
             return
         (job, index), pin = task, self._pins[task]
         program = "from mnistdist.distributed import run; run()"
-        process = linux.start(
-            linux.command(program, f"--job_name={job}", f"--task_index={index}", *self._flags),
-            cores=pin.cores,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env=linux.environment(os.environ) | dict(pin.env) | {"PYTHONUNBUFFERED": "1"},
-            start_new_session=True,  # Ctrl-C comes to this process alone, which passes it on
-        )
+        command = linux.command(program, f"--job_name={job}", f"--task_index={index}", *self._flags)
+        env = linux.environment(os.environ) | dict(pin.env) | {"PYTHONUNBUFFERED": "1"}
+        files = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        # In a session of its own: Ctrl-C comes to this process alone, which passes it on.
+        options = {"text": True, "errors": "replace", "env": env, "start_new_session": True}
+        process = linux.start(command, cores=pin.cores, **files, **options)
         self._processes[task] = process
         if self._interrupts:  # it came while this one was being started
             process.send_signal(signal.SIGTERM)
@@ -117,8 +112,7 @@ class Tasks:
         ended = f"{task[0]}:{task[1]} ended with {describe_exit(status)}"
         finished = [each for each in self._processes if self._processes[each].poll() == 0]
         workers = [each for each in self._pins if each[0] == "worker"]
-        again = to_begin_again(task, workers, finished, restores=self._restores)
-        if not again:
+        if not (again := to_begin_again(task, workers, finished, restores=self._restores)):
             return
         if task[0] == "worker" and any(job == "ps" for job, _ in finished):
             why = ", and the ps before it: the training is over"

@@ -70,10 +70,8 @@ def _label_ends(axes, ends):
             if start < other_end and other_start < end:
                 lowered = min(lowered, other_height - 11)
         placed.append((start, end, lowered))
-        text = axes.annotate(
-            label, (x, y), (4, lowered - height), textcoords="offset points", color=colour, va="center", weight="bold"
-        )
-        text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
+        style = {"color": colour, "weight": "bold", "path_effects": [withStroke(linewidth=2.5, foreground="white")]}
+        axes.annotate(label, (x, y), (4, lowered - height), textcoords="offset points", va="center", **style)
 
 
 @mpl.rc_context(STYLE)

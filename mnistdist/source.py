@@ -31,10 +31,8 @@ def show(obj) -> Code:
     try:
         source = inspect.getsource(obj)
     except (TypeError, OSError):
-        raise TypeError(
-            f"show() needs a function, class or module with Python source; got {obj!r}, "
-            f"a {type(obj).__name__}, for which no source is found"
-        ) from None
+        found = f"{obj!r}, a {type(obj).__name__}, for which no source is found"
+        raise TypeError(f"show() needs a function, class or module with Python source; got {found}") from None
     return Code(textwrap.dedent(source).rstrip("\n"), language="python")
 
 

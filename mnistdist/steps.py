@@ -73,10 +73,8 @@ def to_frame(records: Iterable[StepRecord], *, sync: bool = False, local_steps: 
     backwards = frame[frame["end"] < frame["start"]]
     if len(backwards):
         row = backwards.iloc[0]
-        raise ValueError(
-            f"step {row.local_step:.0f} of worker {row.worker:.0f} ends {row.start - row.end:g} s before it starts: "
-            "take both times from time.monotonic()"
-        )
+        what = f"step {row.local_step:.0f} of worker {row.worker:.0f} ends {row.start - row.end:g} s before it starts"
+        raise ValueError(f"{what}: take both times from time.monotonic()")
     passed = (frame["global_step_after"] - frame["global_step_before"]).astype("Int64")
     frame["staleness"] = (passed - local_steps).where((passed > 0) & (not sync))
     frame[["start", "end"]] -= frame["start"].min()
@@ -116,9 +114,8 @@ def staleness_counts(frame: pd.DataFrame) -> pd.Series:
     require(frame, "staleness")
     known = frame["staleness"].dropna().astype(int)
     if known.empty:
-        raise ValueError(
-            "no step has a staleness: in synchronous training the records do not tell it (see mnistdist.steps.to_frame)"
-        )
+        why = "in synchronous training the records do not tell it (see mnistdist.steps.to_frame)"
+        raise ValueError(f"no step has a staleness: {why}")
     counts = known.value_counts().reindex(range(known.max() + 1), fill_value=0)
     return counts.rename_axis("staleness").rename("steps")
 
@@ -146,11 +143,9 @@ def loss_curve(frame: pd.DataFrame, window: int = 50, *, against: str = "global_
 
 def require(frame: pd.DataFrame, *columns: str, name: str = "the frame", rows: int = 1) -> None:
     """Raises ValueError, with ``name`` in it, unless the frame has these columns and at least ``rows`` rows, 0 or 1."""
-    missing = [column for column in columns if column not in frame.columns]
-    if missing:
-        raise ValueError(
-            f"{name} has no column {', '.join(missing)}; make it with mnistdist.steps.to_frame. "
-            f"Its columns: {', '.join(map(str, frame.columns)) or 'none'}"
-        )
+    if missing := [column for column in columns if column not in frame.columns]:
+        there = ", ".join(map(str, frame.columns)) or "none"
+        advice = f"make it with mnistdist.steps.to_frame. Its columns: {there}"
+        raise ValueError(f"{name} has no column {', '.join(missing)}; {advice}")
     if len(frame) < rows:
         raise ValueError(f"{name} has no rows: expected at least one step")

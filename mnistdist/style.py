@@ -11,17 +11,12 @@ INK = "#222222"
 WIDTH = 7.0  # inches: 700 pixels, the column of a page
 STYLE = {
     "figure.dpi": 100,
-    "figure.facecolor": "white",  # opaque, so that ink stays readable on a dark page
-    "axes.facecolor": "white",
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+    # The ground is opaque, so that ink stays readable on a dark page.
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor"), "white"),
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), INK),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
     "axes.titlelocation": "left",
     "axes.titlesize": 10,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
     "font.size": 9,
 }
 

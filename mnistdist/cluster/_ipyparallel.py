@@ -89,12 +89,8 @@ def unregister(info, engine):
     import zmq
     from jupyter_client.session import Session
 
-    session = Session(
-        key=info["key"].encode(),
-        signature_scheme=info["signature_scheme"],
-        packer=info["pack"],
-        unpacker=info["unpack"],
-    )
+    key, scheme = info["key"].encode(), info["signature_scheme"]
+    session = Session(key=key, signature_scheme=scheme, packer=info["pack"], unpacker=info["unpack"])
     # If the hub can't be told (no file descriptor is left, say), news of other tasks are to be heard all the same.
     with contextlib.suppress(zmq.ZMQError), zmq.Context.instance().socket(zmq.DEALER) as hub:
         hub.linger = 1000
@@ -129,13 +125,9 @@ def connect(info, check, **options):
 
 def forget_engines(client):
     """Take it that all engines have ended, where no hub is left to say so: whoever waits for an answer hears of it."""
-
-    def forget():
-        for engine in client.ids:
-            client._unregister_engine({"content": {"id": engine}})
-
     with contextlib.suppress(RuntimeError):  # its loop has ended
-        client._io_loop.add_callback(forget)
+        for engine in client.ids:
+            client._io_loop.add_callback(client._unregister_engine, {"content": {"id": engine}})
 
 
 def activate_magics(views):

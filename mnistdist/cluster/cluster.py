@@ -63,8 +63,6 @@ class Cluster:
         self._changing = threading.RLock()  # held while tasks are replaced
         self._training = threading.Lock()  # held by a training: one at a time
 
-    # ---------------------------------------------------------------------------------------- what it is
-
     @property
     def client(self):
         """The ``ipyparallel.Client``, while the cluster runs; else None."""
@@ -150,8 +148,6 @@ class Cluster:
         body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
         return f"<table><caption>{html.escape(repr(self))}</caption>{body}</table>"
 
-    # ---------------------------------------------------------------------------------------- start and stop
-
     def __enter__(self):
         return self._start()
 
@@ -222,13 +218,9 @@ class Cluster:
         refusal = start_error("this system allows no private network", self._ids, self.timeout, hint=hint)
         private = choose_network(self._network, refusal)
         if not private and self._network == "auto":
-            _say_once(
-                "No private network on this system: TensorFlow's servers listen on every interface of this machine, "
-                "without authentication. Have a firewall where others can reach it."
-            )
+            open_to_all = "TensorFlow's servers listen on every interface of this machine, without authentication"
+            _say_once(f"No private network on this system: {open_to_all}. Have a firewall where others can reach it.")
         return private
-
-    # ---------------------------------------------------------------------------------------- while it runs
 
     def exit_of(self, task):
         """How a task ended: its exit code, or minus the number of the signal; None while it runs."""
@@ -277,14 +269,11 @@ class Cluster:
 
 
 def _tell_of_others():
-    others = [cluster for cluster in _started.values() if cluster.alive]
-    if others:
+    if others := [cluster for cluster in _started.values() if cluster.alive]:
         processes = sum(cluster._engines.processes.count() for cluster in others)
-        print(
-            f"Other clusters that are still running in this process: {len(others)}, with {processes} processes. A "
-            "notebook's Out keeps what a cell ends with; Out[N].stop() ends the cluster of cell N.",
-            file=sys.stderr,
-        )
+        told = f"Other clusters that are still running in this process: {len(others)}, with {processes} processes."
+        out = "A notebook's Out keeps what a cell ends with; Out[N].stop() ends the cluster of cell N."
+        print(told, out, file=sys.stderr)
 
 
 @functools.cache

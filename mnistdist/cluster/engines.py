@@ -97,8 +97,7 @@ class Engines:
         self.start(names, Limit(seconds, time.monotonic() + seconds, held))
 
     def _await_exits(self, names):
-        late = self.processes.wait_for_exits(names, timeout=10)
-        if late:
+        if late := self.processes.wait_for_exits(names, timeout=10):
             self.require_alive()
             job, index = late[0]
             raise TaskFailed(f"{job}:{index}", "still alive 10 s after SIGKILL", hint="stop() the cluster")

@@ -44,9 +44,9 @@ def serve(settings):
         raise
 
     forkserver, tasks, received = os.getpid(), {}, b""  # pid -> (job, index); what is there of the next line
-    with linux.child_exits() as wait:
+    with linux.child_exits(channel) as wait:
         while True:
-            asked, ended = wait(channel)
+            asked, ended = wait()
             for pid, code in ended:
                 if pid in tasks:
                     job, index = tasks.pop(pid)

@@ -23,11 +23,10 @@ def main():
         linux.die_with(keeper, fatal)
 
     try:
-        with linux.child_exits() as wait:
+        with linux.child_exits(0) as wait:
             with open(os.path.join(settings["folder"], "controller.log"), "wb") as log:
-                controller = subprocess.Popen(
-                    settings["controller"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=join_group
-                )
+                files = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+                controller = subprocess.Popen(settings["controller"], preexec_fn=join_group, **files)
             group = controller.pid
             nursery = os.fork()
             if nursery == 0:
@@ -37,7 +36,7 @@ def main():
             # of that end may live on in a process that the client forked). Losing the controller or the nursery ends
             # the cluster too; other children are what tasks have left behind, and may end when they like.
             while os.getppid() == client and not over:
-                hung_up, ended = wait(0, timeout=1)
+                hung_up, ended = wait(timeout=1)
                 if hung_up:
                     over.append(True)
                 elif {controller.pid, nursery} & {pid for pid, _ in ended}:

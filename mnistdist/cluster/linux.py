@@ -101,8 +101,8 @@ def run_forked(body):
 
 
 @contextlib.contextmanager
-def child_exits():
-    """Gives ``wait(descriptor, timeout)``, which waits until that can be read or a child has ended.
+def child_exits(descriptor):
+    """Gives ``wait(timeout)``, which waits until ``descriptor`` can be read or a child has ended.
 
     It returns whether the descriptor can be read, and ``(pid, returncode)`` of each child that has ended.
     """
@@ -112,15 +112,14 @@ def child_exits():
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     selector = selectors.PollSelector()
-    selector.register(read, selectors.EVENT_READ)
+    for each in (read, descriptor):
+        selector.register(each, selectors.EVENT_READ)
 
-    def wait(descriptor, timeout=None):
-        key = selector.register(descriptor, selectors.EVENT_READ)
-        ready = {key.fd for key, _ in selector.select(timeout)}
-        selector.unregister(descriptor)
+    def wait(timeout=None):
+        ready = [key.fileobj for key, _ in selector.select(timeout)]
         with contextlib.suppress(BlockingIOError):
             os.read(read, 2**16)  # all that a pipe holds
-        return key.fd in ready, list(_reap()) if read in ready else []
+        return descriptor in ready, list(_reap()) if read in ready else []
 
     try:
         yield wait
@@ -133,27 +132,19 @@ def child_exits():
 
 def _reap():
     """``(pid, returncode)`` of every child that has ended and was not yet waited for."""
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            return
-        yield pid, os.waitstatus_to_exitcode(status)
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            yield ended[0], os.waitstatus_to_exitcode(ended[1])
 
 
 @contextlib.contextmanager
 def heard_exits():
     """Where this process ignores SIGCHLD, every status of a child reads 0: not in this ``with`` block."""
-    ignored = signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
-    if ignored:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    try:
+    with contextlib.ExitStack() as stack:
+        if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            stack.callback(signal.signal, signal.SIGCHLD, signal.SIG_IGN)
         yield
-    finally:
-        if ignored:
-            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 
 
 def end_group(group):

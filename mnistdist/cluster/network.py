@@ -102,11 +102,8 @@ def why_no_port(address):
     """Why no server can listen on the port of ``address``, on any interface of this machine; None if one can."""
     _, port = parse_address(address)
     for family, wildcard in ((socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")):
-        with contextlib.ExitStack() as stack:
-            try:
-                probe = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
-            except OSError:
-                continue  # no such family here
+        # That the machine has no such family is an OSError too, and no reason.
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((wildcard, port))
@@ -192,19 +189,11 @@ def enter_private_network(hosts=()):
                 file.write(text)
 
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-
-        def up(name):
-            request = fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack("16sh22x", name, 0))
-            flags = struct.unpack_from("h", request, 16)[0]
-            fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh22x", name, flags | _IFF_UP))
-
-        def set_address(request, name, host):
-            packed = struct.pack("=H2x4s8x", socket.AF_INET, socket.inet_aton(str(host)))
-            fcntl.ioctl(control, request, struct.pack("16s16s8x", name, packed))
-
-        up(b"lo")
+        answer = fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack("16sh22x", b"lo", 0))
+        flags = struct.unpack_from("h", answer, 16)[0]
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", flags | _IFF_UP))
         for i, host in enumerate(dict.fromkeys(map(str, hosts))):
             if not ipaddress.ip_address(host).is_loopback:
-                label = f"lo:{i}".encode()
-                set_address(_SIOCSIFADDR, label, host)
-                set_address(_SIOCSIFNETMASK, label, "255.255.255.255")
+                for request, address in (_SIOCSIFADDR, host), (_SIOCSIFNETMASK, "255.255.255.255"):
+                    packed = struct.pack("=H2x4s8x", socket.AF_INET, socket.inet_aton(address))
+                    fcntl.ioctl(control, request, struct.pack("16s16s8x", f"lo:{i}".encode(), packed))

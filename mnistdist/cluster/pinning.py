@@ -9,6 +9,7 @@ each task as environment variables. Nothing here imports TensorFlow or touches a
 ('core 1', '-1')
 """
 
+import contextlib
 import os
 import re
 import runpy
@@ -74,17 +75,12 @@ def find_gpus():
 def _nvml_uuids():
     import pynvml
 
-    try:
+    with contextlib.suppress(pynvml.NVMLError), contextlib.ExitStack() as stack:  # no driver, or no device that answers
         pynvml.nvmlInit()
-    except pynvml.NVMLError:  # no driver
-        return []
-    try:
+        stack.callback(pynvml.nvmlShutdown)
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
         return [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
-    except pynvml.NVMLError:  # a driver, but no device that answers
-        return []
-    finally:
-        pynvml.nvmlShutdown()
+    return []
 
 
 def tensorflow_has_cuda():
@@ -152,13 +148,9 @@ def assign(ps, workers, *, devices="auto", num_gpus=None, gpus=None, cores=None)
         gpus: The GPUs there are; by default those of :func:`find_gpus`.
         cores: The cores there are; by default those of :func:`available_cores`.
 
-    Returns:
-        ``{("ps", 0): Pin, ..., ("worker", 0): Pin, ...}``, in task order.
-
-    Raises:
-        ValueError: on a count out of range, a GPU that is not there, or a ``num_gpus`` that is more than the GPUs
-            or less than the workers.
-        TypeError: on a count that is no int, or ``devices`` that are neither names nor numbers.
+    Returns ``{("ps", 0): Pin, ..., ("worker", 0): Pin, ...}``, in task order. Raises ``ValueError`` on a count out of
+    range, a GPU that is not there, or a ``num_gpus`` that is more than the GPUs or less than the workers; ``TypeError``
+    on a count that is no int, or ``devices`` that are neither names nor numbers.
     """
     ps, workers = _check.count("ps", ps, (0, None)), _check.count("workers", workers, (1, None))
     num_gpus = _check.argument("num_gpus", num_gpus, optional=True)
@@ -182,7 +174,8 @@ def assign(ps, workers, *, devices="auto", num_gpus=None, gpus=None, cores=None)
         name, env = _core_names(own), {"CUDA_VISIBLE_DEVICES": NO_GPU}
         if worker_gpus:
             gpu = worker_gpus[index]
-            name, env = _gpu_name(gpu), {"CUDA_VISIBLE_DEVICES": gpu}
+            name = f"GPU {gpu}" if gpu.isdecimal() else gpu[:12]  # "GPU-8932f937" tells UUIDs apart
+            env = {"CUDA_VISIBLE_DEVICES": gpu}
             if worker_gpus.count(gpu) > 1:
                 env["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
         pins["worker", index] = Pin(name, env | _threads(own, tasks), own)
@@ -241,10 +234,6 @@ def _threads(cores, tasks):
         "TF_NUM_INTEROP_THREADS": str(max(2, threads)),
         "OMP_NUM_THREADS": str(threads),  # NumPy's own pool, which it starts when it is imported
     }
-
-
-def _gpu_name(gpu):
-    return f"GPU {gpu}" if gpu.isdecimal() else gpu[:12]  # "GPU-8932f937" tells UUIDs apart
 
 
 def _core_names(cores):

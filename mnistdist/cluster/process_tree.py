@@ -48,6 +48,8 @@ class Processes:
         short = len(os.fsencode(tempfile.gettempdir())) < 60  # a Unix socket's path may have 104 bytes
         temp = None if short else "/tmp"
         self.folder = Path(tempfile.mkdtemp(prefix="mnistdist-", dir=temp))
+        # With this an ``ipyparallel.Client`` connects; the controller writes it as it comes up.
+        self.connection_file = self.folder / "profile" / "security" / "ipcontroller-client.json"
         try:
             self._launch(spec, private, servers, preload)
         except BaseException:
@@ -60,40 +62,29 @@ class Processes:
             (profile / name).mkdir(parents=True)
         fill_first_descriptors()
         ours, theirs = socket.socketpair()
-        settings = {
-            "folder": str(self.folder),
-            "socket": theirs.fileno(),
-            "spec": spec,
-            "servers": servers,
-            "preload": preload,
-            "private_hosts": hosts_of(spec) if private else None,
-            "controller": [
-                *command("from mnistdist.cluster._ipyparallel import main; main()"),
-                f"--profile-dir={profile}",
-                *(f"--IPController.{side}_ip=127.0.0.1" for side in ("client", "monitor")),
-                *(f"--IPController.{side}_transport=tcp" for side in ("client", "monitor")),
-                "--IPController.location=127.0.0.1",  # the client is on this machine, whatever its name resolves to
-                "--IPController.enable_curve=False",
-                "--IPController.use_threads=True",  # 2 processes instead of 9
-                "--IPController.engine_transport=ipc",  # Unix sockets reach into a private network
-                f"--IPController.engine_ip={self.folder}/e",
-                "--HeartMonitor.period=100",  # registration waits for a heartbeat or two
-                f"--HeartMonitor.max_heartmonitor_misses={10**9}",  # the nursery knows better who has ended
-            ],
-        }
+        settings = {"folder": str(self.folder), "socket": theirs.fileno(), "spec": spec, "servers": servers}
+        settings |= {"preload": preload, "private_hosts": hosts_of(spec) if private else None}
+        settings["controller"] = [
+            *command("from mnistdist.cluster._ipyparallel import main; main()"),
+            f"--profile-dir={profile}",
+            *(f"--IPController.{side}_ip=127.0.0.1" for side in ("client", "monitor")),
+            *(f"--IPController.{side}_transport=tcp" for side in ("client", "monitor")),
+            "--IPController.location=127.0.0.1",  # the client is on this machine, whatever its name resolves to
+            "--IPController.enable_curve=False",
+            "--IPController.use_threads=True",  # 2 processes instead of 9
+            "--IPController.engine_transport=ipc",  # Unix sockets reach into a private network
+            f"--IPController.engine_ip={self.folder}/e",
+            "--HeartMonitor.period=100",  # registration waits for a heartbeat or two
+            f"--HeartMonitor.max_heartmonitor_misses={10**9}",  # the nursery knows better who has ended
+        ]
         # Nor is what the environment says to ipyparallel (a key, a profile) meant for this cluster: see connect().
         given = {k: v for k, v in without_proxies(environment(os.environ)).items() if not k.startswith("IPP_")}
         given |= PLAIN | {"IPYTHONDIR": str(self.folder / "ipython")}  # messages quote logs
+        keeper = command("from mnistdist.cluster.keeper import main; main()", json.dumps(settings))
         with open(self.folder / "keeper.log", "wb") as log, theirs:
-            self._keeper = subprocess.Popen(
-                command("from mnistdist.cluster.keeper import main; main()", json.dumps(settings)),
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env=given,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # a Ctrl-C in the terminal is for the client alone
-            )
+            files = {"stdin": subprocess.PIPE, "stdout": log, "stderr": log, "pass_fds": [theirs.fileno()]}
+            # In a session of its own: a Ctrl-C in the terminal is for the client alone.
+            self._keeper = subprocess.Popen(keeper, env=given, start_new_session=True, **files)
         self._channel = ours
         # Garbage collection and the interpreter's exit end the tree as close() does, by closing the keeper's stdin.
         self._hang_up = weakref.finalize(self, _hang_up, self._keeper, ours, self.folder)
@@ -109,11 +100,6 @@ class Processes:
         with contextlib.suppress(psutil.Error):
             return 1 + len(psutil.Process(self._keeper.pid).children(recursive=True))
         return 0
-
-    @property
-    def connection_file(self):
-        """Path of the file with which an ``ipyparallel.Client`` connects; the controller writes it as it comes up."""
-        return self.folder / "profile" / "security" / "ipcontroller-client.json"
 
     def start(self, name, *, env, cores, engine):
         """Ask for a task: environment variables, cores (empty: all) and engine id. ``pids`` has it a moment later."""

@@ -12,8 +12,6 @@ CONTRIBUTING = PACKAGE.parent / "CONTRIBUTING.md"
 # A module may import, within functions too, what stands in a line above its own, or before it in its line.
 LAYERS = """
     _lazy __init__ errors
-    _moved.between_graph _moved.checkpoints _moved.cut_graph _moved.cutting _moved.devices
-    _moved.network _moved.packing _moved.presence _moved.replica _moved.sessions
     _check _wait _files style idx _interrupts _output steps datasets diagrams plots source results placement model
     cluster.__init__ cluster.linux cluster.network cluster.pinning cluster.recovery
     cluster._ipyparallel cluster.task cluster.forkserver cluster.keeper cluster.process_tree cluster.engines
@@ -82,7 +80,7 @@ def test_the_map_of_the_rooms_names_each_of_them():
     rooms = mnistdist.__doc__.partition("above it:\n")[2].rstrip()
     words = set(re.findall(r"\w+", rooms))
     small = {"_lazy", "_interrupts", "_output", "_ipyparallel", "tensorflow_private", "__init__", "__main__"}
-    named = {name.rpartition(".")[2] for name in modules() if not name.startswith(("_moved", "training.designs"))}
+    named = {name.rpartition(".")[2] for name in modules() if not name.startswith("training.designs")}
     assert named - words <= small | {"cluster"}
     assert textwrap.dedent(rooms).strip() in CONTRIBUTING.read_text(encoding="utf-8")
 

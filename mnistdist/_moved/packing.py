@@ -1,3 +1,0 @@
-from mnistdist._lazy import moved
-
-__getattr__ = moved(__name__, "training.designs.packing")

@@ -1,26 +1,26 @@
 """Distributed TensorFlow training on real local processes, driven from notebooks.
 
 ``import mnistdist`` imports neither TensorFlow nor ipyparallel; each name is loaded when it is first used. The rooms,
-of which each imports only from those above it:
+each of which imports only what stands above it, or before it in its line:
 
     errors  _check  _wait  _files     errors; what arguments may be; waiting with a limit; whole-or-nothing writes
-    steps  results                    what a worker notes of each step; what a training brings home
-    idx  datasets  data/              the four files of MNIST; batches; the files themselves
-    model  placement                  the classic program's network; which device an op is asked to run on, and does
-    plots  diagrams  style  source    figures; drawings; their colours; show()
+    style  idx  data/                 the figures' colours; the four files of MNIST; the files themselves
+    steps  datasets                   what a worker notes of each step; batches
+    diagrams  plots  source           drawings; figures; show()
+    results  placement  model         what a training brings home; where ops run; the classic program's network
     cluster/                          Cluster: its processes and engines, their network, GPUs and cores
-        network  pinning  linux       addresses and private networks; who gets what; starting and ending processes
-        process_tree                  the seam: start, signal, on_exit, tail, close
-        keeper  forkserver  task      ends everything; forks the tasks; becomes one
-        engines  recovery             engines that are waited for; who is stopped, who begins again
+        linux  network  pinning       starting and ending processes; addresses, private networks; who gets what
+        recovery                      who is stopped, who begins again
+        task  forkserver  keeper      becomes a task; forks the tasks; ends everything
+        process_tree  engines         the seam: start, signal, on_exit, tail, close; engines that are waited for
     training/                         train: what it does, in the client and in each worker
-        spec  calls  client           every default; a function run in all workers; train
-        worker  replica  graph        run_worker and the loop; a worker's copy of the graph; walking through graphs
-        designs/                      how the graph is built: the listing's, and cut in two for the fast one
-        session  shared_model         sessions that are waited for; the variables that a training leaves
-        checkpoints  logdir           checkpoints; their folder
-        round_runner  heartbeat       the chief's part in rounds; how a ps learns that the training is over
-        runs                          runs that end in time; what the error of one means
+        spec  runs  heartbeat         every default; runs that end in time; how a ps learns that the training is over
+        graph  replica                walking through graphs; a worker's copy of the graph
+        designs/                      how that is built: the listing's, and cut in two for the fast one
+        logdir  checkpoints           the folder of checkpoints; checkpoints
+        round_runner  session         the chief's part in rounds; sessions that are waited for
+        shared_model  worker          the variables that a training leaves; run_worker and the loop
+        calls  client                 a function run in all workers; train
     flags  distributed                the classic program, one task of a cluster: its flags; what it does
     launcher  cli                     `mnistdist run`: the tasks that it starts; its arguments
 """
@@ -53,4 +53,4 @@ moved("network", "cluster.network")
 moved("packing", "training.designs.packing")
 moved("presence", "training.heartbeat")
 moved("replica", "training.replica")
-moved("sessions", "training.session")
+moved("sessions", "training.session", "cluster.task")

@@ -28,9 +28,10 @@ def moved(name, *homes):
     def getattr_(name):
         for home in () if name.startswith("_") else homes:
             if hasattr(there := import_module(f"mnistdist.{home}"), name):
-                words = f"{module.__name__}.{name} is {there.__name__}.{name} now"
-                warnings.warn(words, DeprecationWarning, stacklevel=2)
-                return getattr(there, name)
+                value = getattr(there, name)
+                now = getattr(value, "__module__", there.__name__)
+                warnings.warn(f"{module.__name__}.{name} is {now}.{name} now", DeprecationWarning, stacklevel=2)
+                return value
         raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
 
     module.__getattr__ = getattr_

@@ -81,7 +81,7 @@ def _run(options, flags, argv, inside):
     try:
         pins = pinning.assign(options.ps, options.workers, num_gpus=given.num_gpus)
     except ValueError as error:
-        raise UsageError(f"--num_gpus: {error}") from None
+        raise UsageError(str(error) if given.num_gpus is None else f"--num_gpus: {error}") from None
     # A task finds the GPU that its environment shows it and no other, so it is not told how many there are.
     passed_on = [name for name in given if given[name].present and name != "num_gpus"]
     flags = [*hosts, *(f"--{name}={given[name].value}" for name in passed_on)]

@@ -205,7 +205,7 @@ def _pin(flags, spec):
     try:
         pins = pinning.assign(len(here["ps"]), max(len(here["worker"]), 1), num_gpus=flags.num_gpus)
     except ValueError as error:
-        raise UsageError(f"--num_gpus: {error}") from None
+        raise UsageError(str(error) if flags.num_gpus is None else f"--num_gpus: {error}") from None
     return pins[flags.job_name, here[flags.job_name].index(flags.task_index)]
 
 

@@ -27,7 +27,7 @@ FLAGS = (
     ("integer", "save_steps", Spec.save_steps, "Global steps from one checkpoint to the next, with logdir."),
     ("string", "design", Spec.design, "fast, or listing: one fed batch a step, as in the classic program."),
     ("integer", "log_every", 100, "Print one step in this many."),
-    ("float", "wait_timeout", Spec.step_timeout, "Seconds to wait for a ps, worker 0, a step; a ps waits ten times."),
+    ("float", "wait_timeout", Spec.step_timeout, "Seconds to wait for a ps, worker 0 or a step; a ps: 10 times that."),
     ("float", "ps_linger", 30.0, "Seconds of silence after which a ps gives a worker up."),
     ("boolean", "version", False, "Print the version and end."),
     ("boolean", "help", False, "Print this and end."),
@@ -66,8 +66,10 @@ def parse(argv):
         raise UsageError(" ".join(str(error).split())) from None
     if rest:
         raise UsageError(f"expected flags only, --name=value; got {rest[0]!r}")
-    for _, name, _, _ in FLAGS:
+    for name in ["help", "version", *(name for _, name, _, _ in FLAGS)]:
         values[name].value = argument(name, values[name].value)
+        if name in ("help", "version") and values[name].value:
+            break  # whatever the others are
     return values
 
 

@@ -1,4 +1,8 @@
-"""What a cluster's tasks need of ipyparallel beyond its defaults: engines in a forked process, their end, magics."""
+"""What a cluster's tasks need of ipyparallel beyond its defaults: engines in a forked process, their end, magics.
+
+Its launchers are not used: an engine of theirs is a program of its own, which imports TensorFlow anew, is in no network
+but the machine's, and outlives a client that is killed.
+"""
 
 import contextlib
 import json

@@ -119,7 +119,7 @@ def child_exits(descriptor):
         ready = [key.fileobj for key, _ in selector.select(timeout)]
         with contextlib.suppress(BlockingIOError):
             os.read(read, 2**16)  # all that a pipe holds
-        return descriptor in ready, list(_reap()) if read in ready else []
+        return descriptor in ready, list(_reap())  # of one that has ended since, the byte in the pipe is read already
 
     try:
         yield wait

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from mnistdist import _check
 
-MOST_TASKS = 1000  # on one machine: each is a process with threads and a port of its own
+MOST_TASKS = _check.COUNTS["ps"][1]  # on one machine, workers included
 
 # An empty value hides the GPUs too, but Windows cannot hold one and many scripts read it as "not set".
 NO_GPU = "-1"

@@ -8,6 +8,7 @@
 
 Who stands above this seam knows engines and views, and asks :class:`Processes` for five things only: to ``start`` a
 task, to ``signal`` it, to tell of its end (``on_exit``), to show the ``tail`` of its log, and to ``close`` everything.
+It reads, besides, what there is: ``alive``, ``pids``, ``exits``, ``trouble`` and the file by which a client connects.
 Requests (``start``, ``signal``) and events (``started``, ``exited``, ``failed``) are lines of JSON between this process
 and the fork server: they need a pipe to it, wherever it is.
 """

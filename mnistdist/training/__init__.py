@@ -11,7 +11,7 @@ _NAMES = {
     "worker": ["run_worker", "train_loop"],
     "session": ["session_config", "worker_session"],
     "checkpoints": ["Checkpoints"],
-    "replica": ["Replica", "Rounds", "count_update", "resource_variables"],
+    "replica": ["MadeStep", "Replica", "Rounds", "count_update", "resource_variables"],
     "designs.listing": ["build_replica", "one_step"],
     "designs.fast": ["build_fast_replica"],
     "designs.cutting": ["CannotCut"],

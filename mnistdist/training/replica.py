@@ -51,9 +51,8 @@ class Replica:
         uninitialized: Names of the shared variables that have no value yet.
         local_init: Op that initialises what each worker keeps for itself.
         advance: ``advance(session, dataset, batch_size, left, timeout)`` makes one step, or several of those ``left``
-            in a single run, of at most ``timeout`` seconds each (None for any). It returns a list with a tuple for each
-            step: ``before``, the global step read before the parameters were; ``after``, the global step that the
-            update made; ``start``, ``end`` and ``loss``.
+            in a single run, of at most ``timeout`` seconds each (None for any). It returns a list with a
+            :class:`~mnistdist.training.MadeStep` for each step.
         reset_starts: Op for the chief, once the other shared variables have values: no worker has started yet.
         count_start: Counts a start of this worker, and gives the global step from which the training goes on plus the
             number of its earlier starts since then.

@@ -15,11 +15,19 @@ from mnistdist.cluster.network import wait_for_address
 from mnistdist.training import runs
 from mnistdist.training.round_runner import Merging
 from mnistdist.training.runs import ANSWERS_NOW, CLOSE_SECONDS, abandon, close_session, gone, silence, timed_run
+from mnistdist.training.spec import TrainSpec as Spec
 
 
 @contextlib.contextmanager
 def worker_session(
-    replica, target, cluster_spec, task_index, *, checkpoints=None, wait_timeout=60, say=lambda line: None
+    replica,
+    target,
+    cluster_spec,
+    task_index,
+    *,
+    checkpoints=None,
+    wait_timeout=Spec.step_timeout,
+    say=lambda line: None,
 ):
     """A session on a replica whose variables are initialised: the ``with`` block trains in it.
 

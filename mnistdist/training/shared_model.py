@@ -12,6 +12,7 @@ from mnistdist.training.designs.cutting import CannotCut
 from mnistdist.training.replica import local_initializer, resource_variables
 from mnistdist.training.runs import CLOSE_SECONDS, LOST_OR_SLOW, gist, timed_run
 from mnistdist.training.session import queue_runners, session_config
+from mnistdist.training.spec import TrainSpec
 from mnistdist.training.tensorflow_private import forget_devices
 
 TIMEOUT = 180  # seconds
@@ -49,7 +50,7 @@ def try_model(cluster_spec, *, data, batch_size, timeout, design, build_graph=bu
     return why
 
 
-def read_shared_model(target, cluster_spec, task_index, *, data, design="fast", **replica_options):
+def read_shared_model(target, cluster_spec, task_index, *, data, design=TrainSpec.design, **replica_options):
     """Read and evaluate the variables that a training has left on the ps tasks, without changing them.
 
     Takes arguments of :func:`mnistdist.training.run_worker`; ``build_graph`` and ``container`` are those of the

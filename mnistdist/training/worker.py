@@ -19,6 +19,7 @@ from mnistdist.training.checkpoints import Checkpoints
 from mnistdist.training.logdir import held
 from mnistdist.training.runs import LOST_OR_SLOW, gist, timed_run
 from mnistdist.training.session import variables_live, worker_session
+from mnistdist.training.spec import TrainSpec
 
 FRUITLESS_ATTEMPTS = 3  # to go on after a loss, in a row and without an update that the worker has seen
 
@@ -75,15 +76,15 @@ def run_worker(
     *,
     data,
     steps,
-    batch_size=100,
+    batch_size=TrainSpec.batch_size,
     logdir=None,
-    save_steps=1000,
-    wait_timeout=60,
-    step_timeout=60,
+    save_steps=TrainSpec.save_steps,
+    wait_timeout=TrainSpec.step_timeout,
+    step_timeout=TrainSpec.step_timeout,
     on_step=None,
     say=lambda line: None,
     warn=None,
-    design="fast",
+    design=TrainSpec.design,
     **replica_options,
 ):
     """Be a worker from start to end: build, wait for the others, train, evaluate. Returns a :class:`WorkerResult`.

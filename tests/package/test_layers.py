@@ -75,13 +75,17 @@ def test_the_imports_are_found():
     assert {"training.runs", "training.tensorflow_private"} <= imported(PACKAGE / "training" / "checkpoints.py")
 
 
-def test_the_map_of_the_rooms_names_each_of_them():
+def test_the_map_of_the_rooms_names_each_of_them_in_order():
     """In the package's docstring; those that only support a room of the same line are left out."""
-    rooms = mnistdist.__doc__.partition("above it:\n")[2].rstrip()
-    words = set(re.findall(r"\w+", rooms))
-    small = {"_lazy", "_interrupts", "_output", "_ipyparallel", "tensorflow_private", "__init__", "__main__"}
-    named = {name.rpartition(".")[2] for name in modules() if not name.startswith("training.designs")}
-    assert named - words <= small | {"cluster"}
+    rooms = mnistdist.__doc__.partition("in its line:\n")[2].rstrip()
+    named = [each for line in rooms.splitlines() for each in re.split(r"\s{2,}", line.strip())[:-1]]
+    at = {name: number for number, name in enumerate(named)}
+    small = {"_lazy", "_interrupts", "_output", "_ipyparallel", "tensorflow_private", "__init__", "__main__", "cluster"}
+    last = {name: name.rpartition(".")[2] for name in modules() if not name.startswith("training.designs")}
+    assert set(last.values()) - set(at) <= small
+    for name in set(last) & {each for each in last if last[each] in at}:
+        after = [other for other in imported(modules()[name]) if at.get(last.get(other), -1) >= at[last[name]]]
+        assert after == [], name
     assert textwrap.dedent(rooms).strip() in CONTRIBUTING.read_text(encoding="utf-8")
 
 

@@ -22,7 +22,7 @@ from mnistdist.training.designs.step import Step, evaluation
 from mnistdist.training.designs.unrolling import Aggregation, Unrolled, local_run, plain_run
 from mnistdist.training.graph import is_handle, variables_of
 from mnistdist.training.runs import timed_run
-from mnistdist.training.spec import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN
+from mnistdist.training.spec import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN, TrainSpec
 
 
 def build_fast_replica(
@@ -32,7 +32,7 @@ def build_fast_replica(
     train_set=None,
     build_graph=build_model,
     optimizer=replica.adam,
-    learning_rate=0.01,
+    learning_rate=TrainSpec.learning_rate,
     sync=False,
     replicas_to_aggregate=None,
     local_steps=1,
@@ -167,7 +167,8 @@ def _advancing(runs, batches, local_steps, workers, sync_from):
         between = np.maximum.accumulate(np.clip(ends + _monotonic_offset(), start, last))
         times = [start, *between, last]
         round_ = after[-1]
-        return list(map(replica.MadeStep, before, after, times[:-1], times[1:], losses))
+        made = zip(before, after, times[:-1], times[1:], losses, strict=True)
+        return [replica.MadeStep(*each) for each in made]
 
     return advance
 

@@ -10,6 +10,7 @@ from mnistdist.training import replica
 from mnistdist.training.designs.step import evaluation
 from mnistdist.training.graph import PYTHON, behind, called_by, written_by
 from mnistdist.training.runs import timed_run
+from mnistdist.training.spec import TrainSpec
 from mnistdist.training.tensorflow_private import functions, wait_for
 
 
@@ -19,7 +20,7 @@ def build_replica(
     *,
     build_graph=build_model,
     optimizer=replica.adam,
-    learning_rate=0.01,
+    learning_rate=TrainSpec.learning_rate,
     sync=False,
     replicas_to_aggregate=None,
     device="gpu:0",

@@ -172,8 +172,8 @@ def test_a_loss_without_a_gradient_is_refused():
     ("options", "message"),
     [
         ({"design": "quick"}, "expected 'fast' or 'listing', got 'quick'"),
-        ({"design": "listing", "local_steps": 2}, "need design='fast'"),
-        ({"design": "listing", "steps_per_run": 2}, "need design='fast'"),
+        ({"design": "listing", "local_steps": 2}, "local_steps=2 needs design='fast'"),
+        ({"design": "listing", "steps_per_run": 2}, "steps_per_run=2 needs design='fast'"),
         ({"sync": True, "local_steps": 2}, "needs sync=False"),
         ({"local_steps": 0}, "local_steps: expected an int of 1 or more, got 0"),
         ({"steps_per_run": 0}, "steps_per_run: expected an int of 1 or more, got 0"),

@@ -15,7 +15,11 @@ from mnistdist.training.tensorflow_private import accept_resource_variables, beg
 
 
 class MadeStep(NamedTuple):
-    """A step that a replica has made: the global steps before and after it, when it began and ended, and its loss."""
+    """A step that a replica has made.
+
+    Attributes: ``before``, the global step read before the parameters were; ``after``, the one that the update made;
+    ``start`` and ``end``, by ``time.monotonic()``; ``loss``, of the batch.
+    """
 
     before: int
     after: int

@@ -591,7 +591,7 @@ def test_a_worker_whose_reader_goes_away_in_the_training_ends(start, tmp_path):
 
     reader = threading.Thread(target=read)
     reader.start()
-    statuses, outputs, errors = start(task("ps", 0, "--ps_linger=1", flags[1]), task("worker", 0, *flags))
+    statuses, outputs, errors = start(task("ps", 0, "--ps_linger=5", flags[1]), task("worker", 0, *flags))
     reader.join()
     assert "training step 1 done" in outputs[1]
     assert statuses == [1, 141]

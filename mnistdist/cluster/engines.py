@@ -7,6 +7,7 @@ from functools import partial
 from signal import SIGKILL
 
 from mnistdist._wait import poll
+from mnistdist.cluster import linux
 from mnistdist.cluster._ipyparallel import connect, forget_engines, read_connection_file, unregister
 from mnistdist.cluster.process_tree import Processes, keeper_lost
 from mnistdist.cluster.task import identity
@@ -14,6 +15,8 @@ from mnistdist.errors import ClusterStartError, TaskFailed, describe_exit
 
 # How long a start may take: the seconds (for messages), when they are over, the HeldInterrupts heard meanwhile.
 Limit = namedtuple("Limit", "seconds end held")
+
+FEW_THREADS = 200  # a cluster that has so few left may have ended for want of more: a task alone has dozens
 
 
 class Engines:
@@ -73,6 +76,9 @@ class Engines:
         ready = [name for name in names if self.client and self.ids[name] in self.client.ids]
         if trouble := processes.trouble(names):
             words, log, hint = trouble
+            if (spare := linux.spare_threads()) < FEW_THREADS:
+                words = f"{words}, and this user may start {spare} more processes and threads"
+                hint = "end some of this user's, or raise the limit (ulimit -u)"
         elif late or time.monotonic() > limit.end:
             silent = [name for name in names if name in processes.pids and name not in ready]
             log = silent[0] if silent else "nursery" if self.client else "controller"

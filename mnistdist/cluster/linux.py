@@ -3,7 +3,9 @@
 import contextlib
 import ctypes
 import functools
+import math
 import os
+import resource
 import selectors
 import signal
 import subprocess
@@ -59,6 +61,17 @@ def spare_descriptors(wanted):
     for descriptor in opened:
         os.close(descriptor)
     return len(opened)
+
+
+def spare_threads():
+    """How many more processes and threads this user may start; infinity where nothing limits that, as for root."""
+    import psutil  # which no child process needs
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    if limit == resource.RLIM_INFINITY or os.getuid() == 0:
+        return math.inf
+    found = [process.info for process in psutil.process_iter(["uids", "num_threads"])]
+    return limit - sum(each["num_threads"] or 0 for each in found if each["uids"] and each["uids"].real == os.getuid())
 
 
 def fill_first_descriptors():

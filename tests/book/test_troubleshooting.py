@@ -483,6 +483,10 @@ IN_TESTS = {
         "test_environments",
         "more files, and a cluster needs 128",
     ),
+    "…, and this user may start … more processes and threads: … of … tasks were ready (limit … s)": (
+        "test_environments",
+        "and this user may start 7 more processes and ",
+    ),
     "its folder … has been removed: … of … tasks were ready (limit … s)": ("test_environments", "has been removed"),
     "this process's working folder has been deleted: change to another one first": (
         "test_environments",

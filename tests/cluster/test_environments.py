@@ -61,6 +61,14 @@ REFUSED = [
         "pass",
         r"ClusterStartError this process may open \d+ more files, and a cluster needs 128: 0 of 2 tasks .*",
     ),
+    (  # as an ordinary user meets it, whose tasks are ended by TensorFlow where it can start no more threads
+        "import mnistdist.cluster.linux as linux; linux.spare_threads = lambda: 7; "
+        "from mnistdist.cluster.process_tree import Processes; "
+        "Processes.trouble = lambda self, names: ('worker:0 ended with SIGABRT while starting', 'keeper', '')",
+        "pass",
+        "ClusterStartError worker:0 ended with SIGABRT while starting, and this user may start 7 more processes and "
+        "threads: 0 of 2 tasks .*",
+    ),
     (
         "pass",
         "import shutil; shutil.rmtree(cluster._engines.processes.folder); cluster.restart()",

@@ -1,6 +1,8 @@
 """Processes that are started, waited for and ended by the system's own means."""
 
+import math
 import os
+import resource
 import selectors
 import signal
 
@@ -31,3 +33,13 @@ def test_a_child_that_ends_while_a_request_is_heard_is_not_lost(monkeypatch):
     finally:
         os.close(read)
         os.close(write)
+
+
+def test_threads_that_a_user_may_still_start_are_counted(monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda which: {resource.RLIMIT_NPROC: (5000, 5000)}[which])
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    assert linux.spare_threads() == math.inf
+    monkeypatch.setattr(os, "getuid", lambda: 2**30)  # a user who runs nothing
+    assert linux.spare_threads() == 5000
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert linux.spare_threads() == math.inf

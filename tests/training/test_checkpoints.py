@@ -13,6 +13,7 @@ import tensorflow.compat.v1 as tf
 
 from mnistdist.model import build_model
 from mnistdist.training.checkpoints import Checkpoints
+from tests.book.book_rules import ROOT
 
 # Names that are patterns, addresses, options or home folders to somebody; each with a name that the pattern matches.
 ODD = {"run[1]": "run1", "a*b": "axxb", "a?b": "axb", "a\\b": "ab", "[!x]": "y", "gs:": "gs", "~": "home", "-x": "x"}
@@ -174,7 +175,7 @@ with tf.Session(graph=made.graph) as session:
 
 def test_a_checkpoint_that_can_not_be_written_is_an_error_and_leaves_nothing(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, cwd="tests", timeout=120
+        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, cwd=ROOT, timeout=120
     )
     assert f"can't write the checkpoint of global step 30 to {tmp_path}: " in done.stdout, done.stderr
     assert list(tmp_path.iterdir()) == []

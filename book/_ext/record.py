@@ -31,7 +31,7 @@ NOTEBOOK_METADATA = {
         "pygments_lexer": "ipython3",
     },
 }
-KEPT_CELL_METADATA = ("mystnb", "tags")
+KEPT_CELL_METADATA = ("jupyter", "mystnb", "tags")
 KEPT_OUTPUT_METADATA = ("image/png", "image/svg+xml", "needs_background")
 ANSI_CODE = re.compile(r"\x1b\[[0-9;]*m")
 

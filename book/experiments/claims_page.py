@@ -1,6 +1,7 @@
 """Write the scorecard's page, book/claims.md, from the stored results: ``python -m book.experiments.claims_page``."""
 
 import json
+import re
 import sys
 
 from book.experiments.blocks import FOLDER
@@ -29,15 +30,20 @@ did: the line says which. It does not mean that the claim is wrong where it was 
 """
 
 
+def cited(source):
+    """A link to a source on the references page; its anchor is what Markdown makes of the heading."""
+    return f"[{source}](references.md#{re.sub(r'[^a-z0-9 -]', '', source.lower()).replace(' ', '-')})"
+
+
 def page(rows, environments):
     """The page's text, for the scorecard's rows and the environments of the experiments (a dict each)."""
     lines = [HEAD, "## At a glance\n\n| | claim | source |\n|---|---|---|\n"]
-    lines += [f"| {MARK[row['verdict']]} | {row['claim']} | {{cite:t}}`{row['source']}` |\n" for row in rows]
+    lines += [f"| {MARK[row['verdict']]} | {row['claim']} | {cited(row['source'])} |\n" for row in rows]
     counts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in MARK}
     lines.append(f"\n{'; '.join(f'{MARK[verdict]} {verdict}: {count}' for verdict, count in counts.items())}.\n")
     lines.append("\n## One by one\n")
     for row in rows:
-        lines.append(f"\n**{row['claim']}** {{cite:p}}`{row['source']}`\n\n")
+        lines.append(f"\n**{row['claim']}** ({cited(row['source'])})\n\n")
         lines += [f"- {name}: {row[key]}\n" for name, key in (("Theirs", "theirs"), ("Ours", "ours"))]
         lines.append(f"- {MARK[row['verdict']]} *{row['verdict'].capitalize()}*: {row['why']}\n")
     lines.append("\n## Where this was measured\n\n| | |\n|---|---|\n")

@@ -17,7 +17,7 @@ class Claim:
     """A row of the scorecard.
 
     Attributes:
-        source: Key in ``references.bib``.
+        source: The heading of the source on the references page.
         claim: One sentence.
         theirs: Their number and its condition, as text.
         compare: Makes a list of :class:`Comparison` of the results; None where it can't be tried here.
@@ -66,28 +66,28 @@ def scorecard(results, claims=None):
 
 CLAIMS = (
     Claim(
-        "huang2017",
+        "Huang and Tang (2017)",
         "In synchronous training the loss falls faster.",
         "no number",
         compare.falls_faster,
         "two workers; a round uses twice the images of an update, so the batch differs too",
     ),
     Claim(
-        "huang2017",
+        "Huang and Tang (2017)",
         "Synchronous training reaches a higher top accuracy.",
         "no number",
         compare.higher_top,
         "300,000 images, the best of twenty looks at the validation set",
     ),
     Claim(
-        "huang2017",
+        "Huang and Tang (2017)",
         "The speed of synchronous training is set by the slowest worker.",
         "no number",
         compare.set_by_the_slowest,
         "one of two workers sleeps for 0.1 s after each step",
     ),
     Claim(
-        "huang2017",
+        "Huang and Tang (2017)",
         "When all workers are equally fast, synchronous training is efficient.",
         "no number",
         compare.efficient_when_equal,
@@ -95,35 +95,35 @@ CLAIMS = (
         compare.efficiencies,
     ),
     Claim(
-        "huang2017",
+        "Huang and Tang (2017)",
         "The global step is the sum of the workers' steps where asynchronous, the number of rounds where synchronous.",
         "exactly",
         compare.counted,
         "initial tokens and the last round let a synchronous worker make a step more or less",
     ),
     Claim(
-        "syncreplicas",
+        "TensorFlow documentation (2024)",
         "In asynchronous training with N workers a gradient is N - 1 steps stale on average.",
         "N - 1",
         compare.stale_by_n_minus_1,
         "between its push and its next pull a worker holds no parameters that could become stale",
     ),
     Claim(
-        "syncreplicas",
+        "TensorFlow documentation (2024)",
         "A round that needs fewer gradients than there are workers is not held up by a slow one.",
         "example: 50 gradients of 52 workers, 2 of them backups",
         compare.backup_workers,
         "one backup of three workers, the slow one sleeps for 0.1 s after each step",
     ),
     Claim(
-        "chen2016",
+        "Chen et al. (2016)",
         "A few stragglers dominate the time of a synchronous round.",
         "100 workers, Inception (as cited)",
         compare.straggler_dominates,
         "the straggler is made, not met: one of three workers sleeps for 0.1 s after each step",
     ),
     Claim(
-        "chen2016",
+        "Chen et al. (2016)",
         "The error grows with the mean staleness.",
         "CNN on MNIST: 0.36% of test images at staleness 0, 0.47% at 20, 0.79% at 50 (as cited)",
         compare.error_grows,
@@ -132,14 +132,14 @@ CLAIMS = (
         lambda results: compare.errors_by_age(results, compare.OPTIMIZERS, compare.growth),
     ),
     Claim(
-        "chen2016",
+        "Chen et al. (2016)",
         "Of 100 machines, 96 workers and 4 backups finish first.",
         "N = 96, b = 4, Inception on ImageNet",
         None,
         "It takes a hundred machines with stragglers of their own; the best split follows from how those are spread",
     ),
     Claim(
-        "dai2019",
+        "Dai et al. (2019)",
         "Staleness hurts Adam more than SGD.",
         "many models, in simulated staleness; no one number (as cited)",
         lambda results: compare.suffers(results, "adam", "best rate", "above"),
@@ -147,7 +147,7 @@ CLAIMS = (
         lambda results: compare.errors_by_age(results, ("sgd, best rate", "adam, best rate")),
     ),
     Claim(
-        "dai2019",
+        "Dai et al. (2019)",
         "Staleness hurts Adam more than SGD, at cautious rates.",
         "as above",
         lambda results: compare.suffers(results, "adam", "low rate", "above"),
@@ -155,7 +155,7 @@ CLAIMS = (
         lambda results: compare.errors_by_age(results, ("sgd, low rate", "adam, low rate")),
     ),
     Claim(
-        "dean2012",
+        "Dean et al. (2012)",
         "Adagrad makes asynchronous training more robust than SGD.",
         "it extends the number of replicas that can work productively; no number",
         lambda results: compare.suffers(results, "adagrad", "best rate", "below"),
@@ -163,28 +163,28 @@ CLAIMS = (
         lambda results: compare.errors_by_age(results, ("sgd, best rate", "adagrad, best rate")),
     ),
     Claim(
-        "dean2012",
+        "Dean et al. (2012)",
         "A warm start with a single replica steadies asynchronous training.",
         "with Adagrad it has virtually eliminated concerns about stability",
         compare.warm_start_steadies,
         "100 of 1,000 updates at staleness 0, then all at 4 or at 16, with the rates that are best without",
     ),
     Claim(
-        "recht2011",
+        "Recht et al. (2011)",
         "Updates without locks are faster.",
         "an order of magnitude, on sparse problems and many cores",
         lambda results: compare.without_locks(results, "updates a second", "updates_per_second", "above"),
         "this problem is dense, with two workers, and the lock is held only while an update is applied",
     ),
     Claim(
-        "recht2011",
+        "Recht et al. (2011)",
         "Updates that overwrite each other now and then do no harm to what is learned.",
         "nearly optimal convergence, on sparse problems",
         lambda results: compare.without_locks(results, "mistakes", "error", "at", 0.1),
         "dense updates by two workers, after 500 of them; no harm is taken as within 10% of the mistakes",
     ),
     Claim(
-        "goyal2017",
+        "Goyal et al. (2017)",
         "With batches k times as large, a learning rate k times as large after a warm-up keeps the accuracy.",
         "ImageNet top-1 error 23.74% with batches of 8,192 against 23.60% with 256",
         lambda results: compare.rate_scales(results, "best rate"),
@@ -192,7 +192,7 @@ CLAIMS = (
         lambda results: compare.scaling_errors(results, "best rate"),
     ),
     Claim(
-        "goyal2017",
+        "Goyal et al. (2017)",
         "With batches k times as large, k times a cautious learning rate keeps the accuracy after a warm-up.",
         "as above",
         lambda results: compare.rate_scales(results, "low rate"),
@@ -200,14 +200,14 @@ CLAIMS = (
         lambda results: compare.scaling_errors(results, "low rate"),
     ),
     Claim(
-        "goyal2017",
+        "Goyal et al. (2017)",
         "The warm-up is what makes the large rate work.",
         "ImageNet top-1 error 23.74% with gradual warm-up, 24.84% without",
         compare.warm_up_helps,
         "k = 8, over a fifth of the updates",
     ),
     Claim(
-        "zhang2023",
+        "Zhang et al. (2023)",
         "With n servers instead of one the cost of updates falls from O(m) to O(m/n) for m workers.",
         "a count of what each server sends, no measurement",
         compare.shards_speed_up,
@@ -215,7 +215,7 @@ CLAIMS = (
         compare.sharding_speeds,
     ),
     Claim(
-        "li2014",
+        "Li et al. (2014)",
         "A bound on the delay trades waiting for staleness.",
         "50% idle with a bound of 0, 1.7% with 16; more iterations instead, so that 8 is best",
         compare.bound_trades,
@@ -223,7 +223,7 @@ CLAIMS = (
         compare.bound_table,
     ),
     Claim(
-        "li2014",
+        "Li et al. (2014)",
         "The more machine-hours a job takes, the likelier it fails.",
         "7.8% of jobs of 100 machine-hours, 13.7% of 1,000, 24.7% of 10,000",
         None,

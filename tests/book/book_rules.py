@@ -32,17 +32,9 @@ def tags(cell):
     return cell.metadata.get("tags", [])
 
 
-def inside_solutions(notebook):
-    """Positions of the cells between a solution's start and its end."""
-    inside, positions = False, set()
-    for index, cell in enumerate(notebook.cells):
-        if cell.cell_type == "markdown" and "{solution-start}" in cell.source:
-            inside = True
-        if cell.cell_type == "markdown" and "{solution-end}" in cell.source:
-            inside = False
-        if inside:
-            positions.add(index)
-    return positions
+def solutions(notebook):
+    """Positions of the cells that answer a question or solve an exercise: folded in the book and in JupyterLab."""
+    return {index for index, cell in code_cells(notebook) if "hide-cell" in tags(cell)}
 
 
 def is_px(cell):
@@ -257,12 +249,12 @@ def one_tensorflow(notebook):
 
 def plotting_is_hidden(notebook):
     """What draws is behind a toggle; what calls TensorFlow never is."""
-    complaints, solutions = [], inside_solutions(notebook)
+    complaints, solving = [], solutions(notebook)
     for i, cell in code_cells(notebook):
         hidden = {"hide-input", "hide-cell", "remove-input", "remove-cell"} & set(tags(cell))
-        if images(cell) and not hidden and i not in solutions:
+        if images(cell) and not hidden and i not in solving:
             complaints.append(f"cell {i}: draws, and lacks the tag hide-input")
-        if hidden and re.search(r"\btf\.", cell.source) and i not in solutions:
+        if hidden and re.search(r"\btf\.", cell.source) and i not in solving:
             complaints.append(f"cell {i}: hides TensorFlow calls")
     return complaints
 

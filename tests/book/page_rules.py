@@ -15,13 +15,15 @@ from markdown_it.renderer import RendererHTML
 from myst_parser.config.main import MdParserConfig
 from myst_parser.parsers.mdit import create_md_parser
 
-from tests.book.book_rules import code_cells, images
+from tests.book.book_rules import code_cells, images, is_checked, solutions
 
 ROOT = Path(__file__).parents[2]
 EXTENSIONS = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["parse"]["myst_enable_extensions"]
 PARSER = create_md_parser(MdParserConfig(enable_extensions=set(EXTENSIONS)), RendererHTML)
 FORBIDDEN = r"\b(TODO|FIXME|XXX|lorem ipsum|coming soon|to be written|placeholder text|click here)\b|/work/|design\.md"
 CODE_DIRECTIVES = ("code", "code-block", "code-cell", "literalinclude", "math", "bibliography")
+# A role, a directive, a target or a comment of MyST's, but not Python's {name} in code.
+SPHINX_ONLY = r"\{[a-z][\w:-]*\}`[^`]*`|^ *(?:`{3,}|:{3,})\{[^}]*\}|^\([\w-]+\)=|^% .*"
 OPENING = ("You learn", "You need", "Minutes")
 CLOSING = ("Summary", "Exercises", "References")
 
@@ -124,13 +126,21 @@ def pictures_have_alt(text):
 TEXT_RULES = [one_title, nothing_forbidden, pictures_have_alt]
 
 
-def opens_with_table(notebook):
-    """What you learn, what you need, how many minutes: a table right under the title."""
-    opening = "\n".join(cell.source for cell in notebook.cells[:2] if cell.cell_type == "markdown")
-    missing = [word for word in OPENING if word not in opening]
-    if missing or not ("{list-table}" in opening or re.search(r"^\|.*\|$", opening, re.M)):
-        return [f"no opening table under the title (missing: {missing or 'the table'})"]
-    return [] if re.search(r"Minutes\W+\d+", opening) else ["the opening table's Minutes is no number"]
+def opens_with_list(notebook):
+    """What you learn, what you need, how many minutes: a list right under the title."""
+    items = re.findall(r"^- \*\*(.+?)\*\*: (.+)$", notebook.cells[0].source if notebook.cells else "", re.M)
+    if tuple(name for name, _ in items) != OPENING:
+        return [f"the title is followed by a list of {[name for name, _ in items]}, expected {list(OPENING)}"]
+    return [] if items[-1][1].isdigit() else ["the opening list's Minutes is no number"]
+
+
+def plain_markdown(notebook):
+    """Roles, directives and targets are read by Sphinx alone: JupyterLab and hosting sites show them raw."""
+    complaints = []
+    for i, cell in enumerate(notebook.cells):
+        for match in re.finditer(SPHINX_ONLY, cell.source if cell.cell_type == "markdown" else "", re.M):
+            complaints.append(f"cell {i}: {match[0]!r} is raw text in JupyterLab")
+    return complaints
 
 
 def closes_in_order(notebook):
@@ -144,35 +154,44 @@ def closes_in_order(notebook):
     if not entries:
         complaints.append("References: no list of what to read and why")
     for entry in entries:
-        if len(re.sub(r"\{cite[^}]*\}`[^`]*`|\[[^\]]*\]\([^)]*\)", "", entry).split()) < 5:
+        if len(re.sub(r"\[[^\]]*\]\([^)]*\)", "", entry).split()) < 5:
             complaints.append(f"References: no word on why to read {entry!r}")
+    return complaints
+
+
+def answers(notebook, kind):
+    """``{heading: positions of the code cells under it}`` for the headings "kind 1", "kind 2" and so on."""
+    found, heading = {}, None
+    for i, cell in enumerate(notebook.cells):
+        if cell.cell_type == "code":
+            if heading:
+                found[heading].append(i)
+            continue
+        for title in re.findall(r"^#+ +(.+?) *$", cell.source, re.M):
+            heading = title if re.fullmatch(rf"{kind} \d+", title) else None
+            if heading:
+                found[heading] = []
+    return found
+
+
+def solved(notebook, kind, least, most):
+    """Questions or exercises, numbered from 1, each with a folded cell that is checked."""
+    found, complaints = answers(notebook, kind), []
+    if list(found) != [f"{kind} {number}" for number in range(1, len(found) + 1)] or not least <= len(found) <= most:
+        complaints.append(f"{kind}: {list(found)}, expected {least} to {most}, numbered from 1")
+    for heading, positions in found.items():
+        folded = [notebook.cells[i] for i in positions if i in solutions(notebook)]
+        if not any(is_checked(cell) for cell in folded):
+            complaints.append(f"{heading}: no folded cell that is checked (tag hide-cell)")
+    for i in solutions(notebook):
+        if notebook.cells[i].metadata.get("jupyter") != {"outputs_hidden": True, "source_hidden": True}:
+            complaints.append(f"cell {i}: folded in the book, and not in JupyterLab (metadata jupyter)")
     return complaints
 
 
 def exercises_are_solved(notebook):
     """Two to four exercises, each with a folded solution whose code runs."""
-    found = directives(markdown(notebook))
-    asked = [d.options.get("label", "") for d in found if d.name in ("exercise", "exercise-start")]
-    complaints = [] if 2 <= len(asked) <= 4 else [f"{len(asked)} exercises, expected 2 to 4"]
-    complaints += ["an exercise without a label"] * asked.count("")
-    solved = [d.argument for d in found if d.name == "solution-start"]
-    if any(d.name == "solution" for d in found):
-        complaints.append("{solution} can't hold code that runs: use {solution-start} and {solution-end}")
-    if sorted(asked) != sorted(solved):
-        complaints.append(f"exercises {sorted(asked)}, solutions {sorted(solved)}")
-    for directive in found:
-        if directive.name == "solution-start" and "dropdown" not in directive.options.get("class", ""):
-            complaints.append(f"the solution of {directive.argument} isn't folded (:class: dropdown)")
-    current, runs = None, set()
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            runs.add(current)
-            continue
-        for directive in directives(cell.source):
-            if directive.name in ("solution-start", "solution-end"):
-                current = directive.argument if directive.name == "solution-start" else None
-    complaints += [f"the solution of {label} runs no code" for label in solved if label not in runs]
-    return complaints
+    return solved(notebook, "Exercise", 2, 4)
 
 
 def figures_have_alt(notebook):
@@ -192,7 +211,7 @@ def figures_have_alt(notebook):
     return complaints
 
 
-CHAPTER_RULES = [opens_with_table, closes_in_order, exercises_are_solved, figures_have_alt]
+CHAPTER_RULES = [opens_with_list, plain_markdown, closes_in_order, exercises_are_solved, figures_have_alt]
 
 
 def read_page(path):

@@ -38,14 +38,17 @@ def test_every_page_is_in_the_table_of_contents():
 
 # ------------------------------------------------------------------------------------ the rules themselves
 
-OPENING = "# Title\n\n| | |\n|---|---|\n| **You learn** | a |\n| **You need** | b |\n| **Minutes** | 5 |"
-EXERCISE = "```{{exercise}}\n:label: ex-{0}\n\nWhy?\n```\n\n```{{solution-start}} ex-{0}\n:class: dropdown\n```"
-END = "```{solution-end}\n```"
-REFERENCES = "## References\n\n- {cite:t}`a`: why you should read this one."
+OPENING = "# Title\n\n- **You learn**: a\n- **You need**: b\n- **Minutes**: 5"
+REFERENCES = "## References\n\n- [A (2020)](references.md#a-2020): why you should read this one."
+FOLDED = {"tags": ["hide-cell"], "jupyter": {"source_hidden": True, "outputs_hidden": True}}
 
 
 def stream(text, name="stdout"):
     return new_output("stream", name=name, text=text)
+
+
+def value(text):
+    return new_output("execute_result", data={"text/plain": text}, execution_count=8)
 
 
 def picture():
@@ -66,11 +69,11 @@ def good():
         new_code_cell("print('a', len(steps))", outputs=[stream("a 4\n")]),
         new_code_cell("print('b', len(steps))", outputs=[stream("b 4\n")]),
         new_markdown_cell("## Summary\n\nDone."),
-        new_markdown_cell("## Exercises\n\n" + EXERCISE.format("one")),
-        new_code_cell("1 + 1", outputs=[new_output("execute_result", data={"text/plain": "2"}, execution_count=8)]),
-        new_markdown_cell(END + "\n\n" + EXERCISE.format("two")),
-        new_code_cell("cluster.stop()\nprint(cluster)", outputs=[stream("stopped\n")]),
-        new_markdown_cell(END + "\n\n" + REFERENCES),
+        new_markdown_cell("## Exercises\n\n### Exercise 1\n\nWhy?"),
+        new_code_cell("1 + 1", outputs=[value("2")], metadata=FOLDED),
+        new_markdown_cell("### Exercise 2\n\nHow?"),
+        new_code_cell("cluster.stop()\nprint(cluster)", outputs=[stream("stopped\n")], metadata=FOLDED),
+        new_markdown_cell(REFERENCES),
     ]
     notebook = new_notebook(cells=cells)
     count = 0
@@ -141,17 +144,18 @@ BAD = {
     "needs a caption and a name": set_cell(5, mystnb={"image": {"alt": "Bars of two workers that overlap freely"}}),
     "is to be its cell's only one": set_cell(5, outputs=[picture(), stream("a\n")]),
     "isn't stopped by a later cell": set_cell(12, "print(cluster)"),
-    "no opening table": set_cell(0, "# Title\n\nYou learn a lot. You need: time. Minutes: 5"),
-    "the opening table's Minutes is no number": set_cell(0, OPENING.replace("5", "a few")),
+    "expected ['You learn'": set_cell(0, "# Title\n\nYou learn a lot. You need: time. Minutes: 5"),
+    "the opening list's Minutes is no number": set_cell(0, OPENING.replace("5", "a few")),
+    "is raw text in JupyterLab": set_cell(8, "## Summary\n\nSee {doc}`clusters`."),
+    "'```{note}' is raw text": set_cell(8, "## Summary\n\n```{note}\nLook.\n```"),
+    "'(here)=' is raw text": set_cell(8, "(here)=\n\n## Summary\n\nDone."),
     "expected ['Summary', 'Exercises', 'References']": set_cell(8, "Done."),
-    "no list of what to read": set_cell(13, END + "\n\n## References\n\nMany."),
-    "no word on why to read": set_cell(13, END + "\n\n## References\n\n- {cite:t}`a`"),
-    "expected 2 to 4": set_cell(11, END),
-    "an exercise without a label": set_cell(
-        9, "## Exercises\n\n" + EXERCISE.format("one").replace(":label: ex-one\n", "")
-    ),
-    "isn't folded": set_cell(9, "## Exercises\n\n" + EXERCISE.format("one").replace(":class: dropdown\n", "")),
-    "runs no code": lambda cells: cells.pop(10),
+    "no list of what to read": set_cell(13, "## References\n\nMany."),
+    "no word on why to read": set_cell(13, "## References\n\n- [A (2020)](references.md#a-2020)"),
+    "expected 2 to 4, numbered": set_cell(11, "### Exercise 3\n\nHow?"),
+    "Exercise: ['Exercise 1'], expected 2 to 4": set_cell(11, "Next."),
+    "folded in the book, and not in JupyterLab": set_cell(10, jupyter={}),
+    "no folded cell that is checked": lambda cells: cells.pop(10),
 }
 
 

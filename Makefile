@@ -39,7 +39,7 @@ zoo: install ## train the whole catalogue of models and optimizers in every desi
 lab: install ## open the book in JupyterLab
 	$(PY) -m jupyterlab book
 
-record: install ## run all notebooks afresh and store their outputs (NB=book/quickstart.ipynb for one)
+record: install ## run all notebooks afresh and store their outputs (NB=book/quickstart.ipynb for one; ACCEPT=1 for what changed)
 	@$(PY) -m book._ext.record $(NB)
 
 bench: install ## measure start-up, updates a second and seconds to 97%, as ratios taken in one run (under 10 minutes)

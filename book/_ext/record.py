@@ -1,15 +1,17 @@
 """Execute notebooks from a clean kernel and store their outputs in place: what `make record` runs.
 
-A notebook is replaced only once all of it has run; if a cell fails, or says False where the same cell said True, the
-file stays as it was and the command says which cell, why, and ends with status 1. What says something about the machine
-or the moment is left out.
+A notebook is replaced only once all of it has run. If a cell fails, or if a checked line says that something is False,
+the file stays as it was; the command says which cell and why, and its status is 1. If a checked cell prints something
+new, the command shows the old lines and the new ones with the prose around them, and stores them only if the variable
+ACCEPT is 1. What says something about the machine or the moment is left out.
 """
 
 import argparse
 import copy
+import difflib
 import os
-import re
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 
 from book._ext.environment import write_whole
 from book._ext.kernels import ENVIRONMENT, TIMEOUT, encrypt_connections
+from book._ext.outputs import ANSI_CODE, changes, false_claims, prose_around
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK_METADATA = {
@@ -33,7 +36,6 @@ NOTEBOOK_METADATA = {
 }
 KEPT_CELL_METADATA = ("jupyter", "mystnb", "tags")
 KEPT_OUTPUT_METADATA = ("image/png", "image/svg+xml", "needs_background")
-ANSI_CODE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def normalise(notebook):
@@ -65,23 +67,21 @@ def clear(notebook):
             cell.outputs, cell.execution_count = [], None
 
 
-class Refuted(Exception):
-    """A claim of a page was true when it was recorded, and is not now."""
+class Refused(Exception):
+    """What a cell printed now is not stored: it says that a claim is False, or isn't what it printed before."""
 
 
-def refuted(before, after):
-    """``(index, line)`` of what cells say is False of which the very same cells said that it is True."""
-
-    def lines(cell):
-        return "".join(output.get("text", "") for output in cell.outputs).splitlines()
-
-    said = {(cell.id, cell.source): lines(cell) for cell in before.cells if cell.cell_type == "code"}
-    for index, cell in enumerate(after.cells):
-        earlier = said.get((cell.id, cell.source), ())
-        for line in lines(cell) if earlier else ():
-            # Of several tasks, one may have said that it is False all along.
-            if line.endswith("False") and line not in earlier and f"{line.removesuffix('False')}True" in earlier:
-                yield index, line
+def report(path, before, after):
+    """Print what checked cells printed before and print now, with the prose around; return how many there are."""
+    found = list(changes(before, after))
+    for index, old, new in found:
+        said, says = prose_around(after, index)
+        print(f"\n{path}: cell {index} prints something else.\n{textwrap.indent(said, '    | ')}")
+        for line in difflib.ndiff(old.splitlines(), new.splitlines()):
+            if not line.startswith("?"):
+                print(f"    {line}")
+        print(textwrap.indent(says, "    | "), flush=True)
+    return len(found)
 
 
 class Recorder(NotebookClient):
@@ -97,14 +97,19 @@ class Recorder(NotebookClient):
         return await super().async_execute_cell(cell, cell_index, *args, **kwargs)
 
 
-def record(path, timeout=TIMEOUT):
-    """Execute one notebook in its folder and replace it by what it printed.
+def record(path, timeout=TIMEOUT, accept=False):
+    """Execute one notebook in its folder and replace it by what it printed, if that is what it printed before.
+
+    Args:
+        path: the notebook.
+        timeout: seconds a cell.
+        accept: store what checked cells print also where it differs from what is stored.
 
     Raises:
         CellExecutionError: a cell failed that isn't tagged raises-exception.
         CellTimeoutError: a cell took longer than `timeout` seconds.
         DeadKernelError: the kernel died.
-        Refuted: a claim is not true any more.
+        Refused: a claim is False, or a checked output differs and isn't accepted.
     """
     notebook = nbformat.read(path, as_version=4)
     before = copy.deepcopy(notebook)
@@ -125,11 +130,14 @@ def record(path, timeout=TIMEOUT):
     finally:
         if sys.stdout.isatty():
             sys.stdout.write("\r\x1b[K")
-    for index, line in refuted(before, notebook):
-        error = Refuted(f"It says {line!r}, and said True: record it again, or change the cell.")
-        error.cell = index
-        raise error
-    write_whole(path, nbformat.writes(normalise(notebook)).rstrip("\n") + "\n")
+    normalise(notebook)
+    for index, cell in enumerate(notebook.cells):
+        for line in false_claims(cell) if cell.cell_type == "code" else ():
+            raise Refused(f"cell {index} says {line!r}: say what is so, and print True")
+    changed = report(path, before, notebook)
+    if changed and not accept:
+        raise Refused(f"{changed} checked outputs differ: read them with the prose around, then make record ACCEPT=1")
+    write_whole(path, nbformat.writes(notebook).rstrip("\n") + "\n")
 
 
 def main(arguments=None):
@@ -138,18 +146,23 @@ def main(arguments=None):
     parser.add_argument("notebooks", nargs="*", type=Path, help="default: book/*.ipynb")
     options = parser.parse_args(arguments)
     encrypt_connections()
+    status = 0
     for path in options.notebooks or sorted((ROOT / "book").glob("*.ipynb")):
         started = time.monotonic()
         try:
-            record(path.resolve())
+            record(path.resolve(), accept=os.environ.get("ACCEPT") == "1")
         except FileNotFoundError:
             print(f"{path}: no such notebook", file=sys.stderr)
             return 1
-        except (CellExecutionError, CellTimeoutError, DeadKernelError, Refuted) as error:
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             print(f"{path}: cell {error.cell} failed; the file is unchanged.\n{error}", file=sys.stderr)
             return 1
+        except Refused as error:
+            print(f"{path}: the file is unchanged: {error}", file=sys.stderr)
+            status = 1
+            continue
         print(f"{path}: recorded in {time.monotonic() - started:.0f} s", flush=True)
-    return 0
+    return status
 
 
 if __name__ == "__main__":

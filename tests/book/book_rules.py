@@ -9,14 +9,10 @@ import re
 import socket
 from pathlib import Path
 
-from nbval.plugin import get_sanitize_patterns
+from book._ext.outputs import compared, false_claims, is_ignored
 
 ROOT = Path(__file__).parents[2]
-SANITIZERS = get_sanitize_patterns((ROOT / "tests/book/nbval.cfg").read_text(encoding="utf-8"))
 REPLACEMENTS = r"\b(ADDRESS|HOST|PORT|DEVICE|PLACE|0xPLACE|NUMBER|DATE|CLOCK|RATE|DURATION|TEMPORARY)\b"
-NOT_COMPARED = re.compile(r"image/|text/html|application/vnd\.jupyter\.widget")
-DRAWN = re.compile(r"<(?:Figure|IPython\.core\.display\.\w+ object|Axes)[^>]*>")
-ANSI_CODE = re.compile(r"\x1b\[[0-9;]*m")
 MACHINE_PATH = re.compile(r"/(?:home|Users|root)/\S+|\S*site-packages\S*|\S*\.venv/\S*|\b[A-Z]:\\\S+")
 PLAIN_IMPORT = "import tensorflow.compat.v1 as tf"
 MOST_LINES, LONGEST_LINE = 20, 80
@@ -57,27 +53,6 @@ def printed(output):
     if output.output_type == "error":
         return "\n".join([f"{output.ename}: {output.evalue}", *output.traceback])
     return "\n".join(str(data) for kind, data in output.data.items() if not kind.startswith("image/"))
-
-
-def compared(cell):
-    """The text that nbval compares, sanitized as nbval does; drawings' placeholders left out."""
-    texts = []
-    for output in cell.outputs:
-        if output.output_type == "stream":
-            texts += [output.text] if output.name == "stdout" else []
-        elif output.output_type == "error":
-            texts.append(output.evalue)
-        else:
-            texts += [str(data) for kind, data in output.data.items() if not NOT_COMPARED.match(kind)]
-    text = DRAWN.sub("", ANSI_CODE.sub("", "\n".join(texts)))
-    for pattern, replacement in SANITIZERS:
-        text = re.sub(pattern, replacement, text)
-    return text
-
-
-def is_ignored(cell):
-    """Whether nbval is told not to compare the cell's outputs."""
-    return "nbval-ignore-output" in tags(cell)
 
 
 def is_checked(cell):
@@ -157,6 +132,15 @@ def outputs_name_no_machine(notebook):
             found += re.findall(r"\S*:\d{4,5}\b|/tmp/\S*|\b\d{10}\.\d+\b", compared(cell))
         complaints += [f"cell {i}: {what!r} belongs to a machine or a moment" for what in found]
     return complaints
+
+
+def no_claim_is_false(notebook):
+    """A checked line states a fact: what isn't so is said the other way round."""
+    return [
+        f"cell {i}: {line!r}: say what is so, and print True"
+        for i, cell in code_cells(notebook)
+        for line in false_claims(cell)
+    ]
 
 
 def nothing_skipped(notebook):
@@ -275,6 +259,7 @@ CELL_RULES = [
     errors_are_tagged,
     outputs_are_quiet,
     outputs_name_no_machine,
+    no_claim_is_false,
     nothing_skipped,
     unstable_then_checked,
     most_outputs_checked,

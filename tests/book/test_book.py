@@ -12,6 +12,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from mnistdist.training import train
 from mnistdist.training.spec import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN
 from tests.book.book_rules import CELL_RULES, ROOT
+from tests.book.numbers import unexplained
 from tests.book.page_rules import CHAPTER_RULES, TEXT_RULES, book_pages, read_page
 
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
@@ -28,6 +29,11 @@ def test_a_chapter_keeps_the_rules(path, rule):
 @pytest.mark.parametrize("rule", TEXT_RULES, ids=lambda rule: rule.__name__)
 def test_a_page_keeps_the_rules(path, rule):
     assert rule(read_page(path)) == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_prose_repeats_no_measured_number(path):
+    assert unexplained(path.stem, read_page(path)) == []
 
 
 def test_every_page_is_in_the_table_of_contents():
@@ -121,6 +127,7 @@ BAD = {
     "a whole traceback": set_cell(2, outputs=[TRACEBACK], tags=["raises-exception"]),
     "belongs to a machine": set_cell(2, outputs=[stream("/home/someone/book\n")]),
     "belongs to a machine or a moment": set_cell(2, outputs=[stream("listening at host:43210\n")]),
+    "say what is so, and print True": set_cell(2, outputs=[stream("a: True\nboth: True False\n")]),
     "every cell is to run": set_cell(2, tags=["nbval-skip"]),
     "tell nbval by a tag": set_cell(2, "print(1)  # NBVAL_IGNORE_OUTPUT"),
     "no checked cell before the next ignored one": set_cell(2, tags=["nbval-ignore-output"]),
@@ -192,3 +199,23 @@ def test_pages_say_how_many_steps_a_run_of_the_fast_design_makes():
 def test_pages_are_found():
     assert Path(ROOT, "book", "quickstart.ipynb") in NOTEBOOKS
     assert Path(ROOT, "book", "index.md") in PAGES
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "It takes 3 ms.",
+        "12% are lost.",
+        "2.5 times as fast",
+        "a 3-second pause",
+        "300 updates a second",
+        "from 20 to 40 s",
+    ],
+)
+def test_a_measured_number_is_found(text):
+    assert len(unexplained("no page", text)) == 1
+
+
+def test_numbers_without_a_unit_and_in_code_are_no_measurements():
+    assert unexplained("no page", "2 workers make 800 steps; `sleep(3)` 3 `s`; $20 ms$; the 3 sets; port 2222") == []
+    assert unexplained("in_graph", "a limit of 30 seconds") == ["numbers.py lists '100 times', which isn't there"]

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.book.book_rules import ROOT, code_cells, compared, syntax
+from book._ext.outputs import compared
+from tests.book.book_rules import ROOT, code_cells, syntax
 
 
 def steps(staleness, losses=(2.0,) * 10 + (0.1,) * 200, stored=None):

@@ -11,12 +11,13 @@ import nbformat
 import numpy as np
 import pytest
 
+from book._ext.outputs import compared
 from mnistdist import Cluster, DataSet, Datasets, Run, cli, distributed, errors, results, train
 from mnistdist.cluster import network, pinning
 from mnistdist.flags import UsageError, check, parse
 from mnistdist.idx import read_idx
 from mnistdist.training import heartbeat, logdir
-from tests.book.book_rules import ROOT, code_cells, compared, is_checked
+from tests.book.book_rules import ROOT, code_cells, is_checked
 from tests.book.page_rules import headings
 from tests.helpers import Running
 from tests.package.idx_sets import small_set, write

@@ -1,0 +1,64 @@
+"""What a page's checks compare: a cell's outputs as nbval sees them, and the claims among them."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+from nbval.plugin import get_sanitize_patterns
+
+SANITIZERS = Path(__file__).resolve().parents[2] / "tests" / "book" / "nbval.cfg"
+NOT_COMPARED = re.compile(r"image/|text/html|application/vnd\.jupyter\.widget")
+DRAWN = re.compile(r"<(?:Figure|IPython\.core\.display\.\w+ object|Axes)[^>]*>")
+ANSI_CODE = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@cache
+def sanitizers():
+    """``(pattern, replacement)`` of what nbval replaces on both sides before it compares."""
+    return tuple(get_sanitize_patterns(SANITIZERS.read_text(encoding="utf-8")))
+
+
+def compared(cell):
+    """The text that nbval compares, sanitized as nbval does; drawings' placeholders are left out."""
+    texts = []
+    for output in cell.outputs:
+        if output.output_type == "stream":
+            texts += [output.text] if output.name == "stdout" else []
+        elif output.output_type == "error":
+            texts.append(output.evalue)
+        else:
+            texts += [str(data) for kind, data in output.data.items() if not NOT_COMPARED.match(kind)]
+    text = DRAWN.sub("", ANSI_CODE.sub("", "\n".join(texts)))
+    for pattern, replacement in sanitizers():
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
+def is_ignored(cell):
+    """Whether nbval is told not to compare the cell's outputs."""
+    return "nbval-ignore-output" in cell.metadata.get("tags", [])
+
+
+def false_claims(cell):
+    """The checked lines that say ``something: False``: a page states what is so, and a check that it is."""
+    streams = [output.text for output in cell.outputs if output.output_type == "stream"]
+    lines = [] if is_ignored(cell) else "".join(streams).splitlines()
+    return [line for line in lines if re.search(r": +(True +)*False\b", line)]
+
+
+def changes(before, after):
+    """``(index, old, new)`` of each checked cell of ``after`` that had outputs in ``before``, and prints others now."""
+    stored = {cell.id: compared(cell) for cell in before.cells if cell.cell_type == "code" and cell.execution_count}
+    for index, cell in enumerate(after.cells):
+        if cell.cell_type == "code" and cell.id in stored and not is_ignored(cell):
+            new = compared(cell)
+            if new != stored[cell.id]:
+                yield index, stored[cell.id], new
+
+
+def prose_around(notebook, index):
+    """The last paragraph before a cell and the first one after it."""
+    cells = notebook.cells
+    before = next((cell.source for cell in reversed(cells[:index]) if cell.cell_type == "markdown"), "")
+    after = next((cell.source for cell in cells[index + 1 :] if cell.cell_type == "markdown"), "")
+    return before.rstrip().rpartition("\n\n")[2], after.lstrip().partition("\n\n")[0]

@@ -1,0 +1,96 @@
+"""Numbers with a unit of time, rate, share or ratio in the notebooks' prose: none is a measurement.
+
+A measured number is printed by a checked cell, and the prose doesn't repeat it. What is left are settings and
+definitions. Each is listed here with its reason; `test_book.py` refuses a number that isn't, and an entry without one.
+"""
+
+import re
+
+NUMBER = r"(?<![\w.#/-])\d[\d,]*(?:\.\d+)?(?:(?: to | and | or )\d[\d,]*(?:\.\d+)?)?"
+UNITS = "[mµn]?s|(?:milli|micro)?seconds?|minutes?|hours?|percent|points?|times|fold|[kMG]?(?:B|bit)/s"
+UNIT = rf"(?:{UNITS}|(?:\w+ )?(?:a|per) (?:second|minute|hour))\b|%"
+MEASURED = re.compile(rf"{NUMBER}[ -]?(?:{UNIT})")
+CODE = re.compile(r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$\n]+\$", re.S)
+
+GOAL = "the goal that was set"
+SETTING = "a setting of the cell below or above"
+DEFAULT = "a default of TensorFlow or of the package"
+
+# page: {what the prose says: why it may}
+ALLOWED = {
+    "async_or_sync": {
+        "0.8 times": "explains the unit of a table",
+        "sleeps for 0.1 seconds": SETTING,
+        "sleeps for 0.15 seconds": SETTING,
+        "20 ms in the mean": SETTING,
+        "a mean of 20 ms": SETTING,
+    },
+    "asynchronous": {
+        "200 times each": SETTING,
+        "40,000 times each": SETTING,
+        "200 times in a run": SETTING,
+        "sleep 20 milliseconds": SETTING,
+        "held back for 20 milliseconds": SETTING,
+    },
+    "backup_workers": {
+        "40 milliseconds on average": SETTING,
+        "within 3 points": "the margin of the check below",
+        "5 milliseconds on average": SETTING,
+    },
+    "data_and_model": {
+        "100 times as large": "the batch size: a sum against a mean",
+        "0 times minus infinity": "arithmetic",
+        "5,000 times the mean": "the size of the validation set: a sum against a mean",
+    },
+    "in_graph": {"a limit of 30 seconds": SETTING, "100 times": SETTING},
+    "program": {
+        "a limit of 20 seconds": SETTING,
+        "it is 30 seconds": DEFAULT,
+        "that 30 seconds": DEFAULT,
+        "every 30 seconds": DEFAULT,
+    },
+    "synchronous": {"sleeps for 40 milliseconds": SETTING},
+    "when_it_goes_wrong": {
+        "every 30 seconds": DEFAULT,
+        "1 begins a second": "worker 1, and not a rate",
+        "60 seconds": DEFAULT,
+        "after 30 seconds": SETTING,
+        "their 30 seconds": SETTING,
+        "at 0 s": SETTING,
+        "at 1 s": SETTING,
+        "for 5 s": SETTING,
+        "at 2 s": SETTING,
+        "after 3 s": SETTING,
+        "is 30 seconds": DEFAULT,
+        "for 4 seconds": SETTING,
+    },
+    "where_a_step_goes": {
+        "each 300 times": SETTING,
+        "when 97% of": GOAL,
+        "reaches 97% first": GOAL,
+        "reaches 97% in": GOAL,
+        "those to 97%": GOAL,
+    },
+    "your_own_loop": {"every 30 seconds": DEFAULT},
+}
+
+
+def numbers(text):
+    """``(number with its unit, the words around it)`` of each in a Markdown text; code and formulas are left out."""
+    prose = CODE.sub(" ", text)
+    for match in MEASURED.finditer(prose):
+        yield match[0], " ".join(prose[max(0, match.start() - 40) : match.end() + 20].split())
+
+
+def unexplained(page, text):
+    """Numbers of a page's prose that are not listed, and entries of the list that the prose doesn't hold."""
+    allowed = ALLOWED.get(page, {})
+    found = [
+        f"{number!r} in {around!r}: print a measured number in a checked cell, or list a setting in numbers.py"
+        for number, around in numbers(text)
+        if not any(fragment in around and number in fragment for fragment in allowed)
+    ]
+    prose = " ".join(CODE.sub(" ", text).split())
+    return found + [
+        f"numbers.py lists {fragment!r}, which isn't there" for fragment in allowed if fragment not in prose
+    ]

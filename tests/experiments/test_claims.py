@@ -209,7 +209,7 @@ def test_the_committed_results_are_complete():
 def test_every_row_of_the_scorecard_says_all_it_has_to(committed):
     rows = scorecard(committed)
     assert len(rows) == len({row["claim"] for row in rows}) == len(CLAIMS)
-    keys = set(re.findall(r"^@\w+\{(\w+),", Path(ROOT, "book", "references.bib").read_text(encoding="utf-8"), re.M))
+    keys = set(re.findall(r"^## (.+)$", Path(ROOT, "book", "references.md").read_text(encoding="utf-8"), re.M))
     for row in rows:
         assert list(row) == ["source", "claim", "theirs", "ours", "verdict", "why"]
         assert row["source"] in keys

@@ -16,7 +16,7 @@ AT_ONCE ?= 3
 MEASURING := $(patsubst %,book/%.ipynb,async_or_sync asynchronous backup_workers in_graph where_a_step_goes)
 
 .DEFAULT_GOAL := help
-.PHONY: help install book test zoo lab record bench bench-peers experiments faults soak lint lock clean
+.PHONY: help install book test browser zoo lab record bench bench-peers experiments faults soak lint lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,10 @@ test: install ## run all tests, and every notebook against its stored outputs (A
 	$(PY) -m pytest --nbval tests $(filter-out $(MEASURING),$(wildcard book/*.ipynb)) -n $(AT_ONCE) --dist loadfile \
 		--no-loadscope-reorder; \
 		first=$$?; $(PY) -m pytest --nbval $(MEASURING) && exit $$first
+
+browser: install ## open the quickstart in JupyterLab, in Debian's chromium, run all cells and read what is shown
+	@$(PY) -m pip install --quiet --editable '.[browser]'
+	$(PY) -m pytest tests/book/test_jupyterlab.py -rs
 
 zoo: install ## train the whole catalogue of models and optimizers in every design (about 20 minutes)
 	ZOO=all $(PY) -m pytest tests/training/test_zoo.py -q

@@ -20,7 +20,7 @@ each of which imports only what stands above it, or before it in its line:
         logdir  checkpoints           the folder of checkpoints; checkpoints
         round_runner  session         the chief's part in rounds; sessions that are waited for
         shared_model  worker          the variables that a training leaves; run_worker and the loop
-        calls  client                 a function run in all workers; train
+        progress  calls  client       a bar; a function run in all workers; train
     flags  distributed                the classic program, one task of a cluster: its flags; what it does
     launcher  cli                     `mnistdist run`: the tasks that it starts; its arguments
 """

@@ -1,14 +1,13 @@
 """Run a function in the workers of a cluster, and watch all of its tasks until they have answered."""
 
 import contextlib
-import os
-import sys
 import time
 from types import SimpleNamespace
 
 from mnistdist.cluster.recovery import StoppedTasks, is_stopped, to_begin_again
 from mnistdist.cluster.task import identity
 from mnistdist.errors import TaskFailed
+from mnistdist.training.progress import shown
 
 _RESTARTED = "the cluster has been restarted with fresh tasks: train again"
 _PATIENCE = 10  # seconds
@@ -81,11 +80,8 @@ def on_workers(cluster, function, indices, arguments, *, step_timeout, held, ste
     Raises:
         TaskFailed: for the first failure's cause. A task that has ended before anything was sent is one.
     """
-    from tqdm import tqdm
-
     calls, stopped = None, StoppedTasks(step_timeout and 2 * step_timeout)
-    hidden = steps is None or not _someone_watches()
-    with tqdm(total=steps, desc="global step", leave=False, disable=hidden) as bar:
+    with shown(steps) as show:
         while True:
             held()
             lost = _find_lost(cluster, stopped, "before" if steps and calls is None else "during")
@@ -105,8 +101,7 @@ def on_workers(cluster, function, indices, arguments, *, step_timeout, held, ste
                     raise calls.cause(*failed[0])
             elif calls.wait(0.1):
                 return calls.answers()
-            if (reached := calls.global_step()) > bar.n:  # else the bar would be drawn again at each look
-                bar.update(reached - bar.n)
+            show(calls.global_step())
 
 
 def _find_lost(cluster, stopped, when):
@@ -211,11 +206,3 @@ def _failed_call(failure):
 
 def _failed(call):
     return call.ready() and not call.successful()
-
-
-def _someone_watches():
-    if os.environ.get("MNISTDIST_PROGRESS") == "0":
-        return False
-    from IPython import get_ipython
-
-    return sys.stderr.isatty() or hasattr(get_ipython(), "kernel")  # a terminal, or a notebook

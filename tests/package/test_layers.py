@@ -21,7 +21,7 @@ LAYERS = """
     training.designs.step training.designs.unrolling training.designs.listing training.designs.fast
     training.designs.__init__
     training.logdir training.checkpoints training.round_runner training.session
-    training.shared_model training.worker training.calls training.client
+    training.shared_model training.worker training.progress training.calls training.client
     flags distributed launcher cli __main__
 """
 

@@ -1,6 +1,7 @@
 import functools
 import itertools
 import os
+import re
 import signal
 import sys
 import threading
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from mnistdist import Cluster, ClusterStartError, DataSet, Datasets, Task, TaskFailed, read_data_sets, train
+from mnistdist.training import progress
 from mnistdist.training.calls import _busy, _Calls
 from mnistdist.training.spec import STEPS_PER_RUN
 from tests.helpers import alive, below, wait_until
@@ -479,14 +481,48 @@ def test_a_ps_and_the_chief_are_started_again_when_both_are_lost():
     assert made == [0, 1, 0]
 
 
-def test_progress_is_shown_to_a_person_only(monkeypatch):
-    from mnistdist.training.calls import _someone_watches
+def test_progress_is_shown_to_a_person_only(monkeypatch, capsys):
+    def bar():
+        with progress.shown(10) as show:
+            show(3)
+        return capsys.readouterr().err
 
     monkeypatch.setenv("MNISTDIST_PROGRESS", "0")
-    assert not _someone_watches()
-    monkeypatch.delenv("MNISTDIST_PROGRESS")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    assert _someone_watches()
+    assert bar() == ""
+    monkeypatch.delenv("MNISTDIST_PROGRESS")
+    assert "global step:" in bar()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
+    assert bar() == ""
+
+
+def test_the_bar_of_a_notebook_is_a_display_of_its_own_and_leaves_nothing(monkeypatch, capsys):
+    import IPython.display
+
+    class Handle:
+        def __init__(self, what):
+            self.shown = [what]
+
+        def update(self, what, raw=False):
+            self.shown.append(what)
+
+    made = []
+    monkeypatch.setattr(IPython.display, "display", lambda what, display_id: made.append(Handle(what)) or made[0])
+    monkeypatch.setattr(progress, "_in_notebook", lambda: True)
+    monkeypatch.delenv("MNISTDIST_PROGRESS")
+    with pytest.raises(KeyError), progress.shown(800) as show:
+        for step in 0, 300, 300, 801:
+            show(step)
+        raise KeyError
+    texts = [getattr(each, "data", each) for each in made[0].shown]
+    assert [re.search(r"global step .*", text)[0] for text in texts[:-1]] == [
+        "global step 0 of 800",
+        "global step 300 of 800",
+        "global step 801 of 800",
+    ]
+    assert 'max="800" value="800"' in texts[-2]
+    assert texts[-1] == {}
+    assert capsys.readouterr() == ("", "")
 
 
 def test_predictions_are_the_most_probable_classes():

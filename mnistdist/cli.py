@@ -8,7 +8,7 @@ import sys
 from mnistdist import __version__
 from mnistdist._output import complain, guarded, say
 from mnistdist.cluster import linux, pinning
-from mnistdist.cluster.network import choose_network, enter_private_network, hosts_of, task_addresses
+from mnistdist.cluster.network import choose_network, enter_private_network, hosts_of, task_addresses, wanted_network
 from mnistdist.flags import UsageError, argument, check, parse
 from mnistdist.launcher import Tasks
 from mnistdist.training.logdir import prepare
@@ -61,6 +61,10 @@ def _number(text):
 def _run(options, flags, argv, inside):
     for name in "ps", "workers", "restarts", "network":
         argument(name, getattr(options, name))
+    try:
+        options.network = wanted_network(options.network)
+    except ValueError as error:  # of the variable
+        raise UsageError(str(error)) from None
     refusal = UsageError("--network=private: this system allows no private network; use --network=host")
     private = inside or choose_network(options.network, refusal)
     if private and not inside:

@@ -15,7 +15,7 @@ from mnistdist.cluster import pinning
 from mnistdist.cluster._ipyparallel import activate_magics
 from mnistdist.cluster.engines import Engines, Limit, start_error
 from mnistdist.cluster.linux import spare_descriptors
-from mnistdist.cluster.network import choose_network, task_addresses
+from mnistdist.cluster.network import choose_network, task_addresses, wanted_network
 from mnistdist.cluster.task import Task
 from mnistdist.errors import describe_exit
 
@@ -34,7 +34,7 @@ class Cluster:
         num_gpus: how many of the GPUs to use; fewer than workers is the ``ValueError`` of the classic listing.
         network: ``"private"``: a network namespace of the cluster's own, with the listing's addresses;
             ``"host"``: 127.0.0.1 and free ports, open to whoever reaches this machine; ``"auto"``: private where the
-            system allows it, else host, said once.
+            system allows it, else host, said once. The variable ``MNISTDIST_NETWORK`` says what "auto" is.
         servers: start ``tf.train.Server`` in every task, named ``server`` there.
         timeout: seconds that starting may take.
 
@@ -51,7 +51,7 @@ class Cluster:
 
     def __init__(self, ps=1, workers=2, *, devices="auto", num_gpus=None, network="auto", servers=True, timeout=60):
         ps, workers = _check.argument("ps", ps), _check.argument("workers", workers)
-        network, servers = _check.argument("network", network), _check.argument("servers", servers)
+        network, servers = wanted_network(network), _check.argument("servers", servers)
         timeout = _check.argument("timeout", timeout)
         self._counts = {"ps": ps, "worker": workers}
         self._pins = pinning.assign(ps, workers, devices=devices, num_gpus=num_gpus)

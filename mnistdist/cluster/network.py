@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 
+from mnistdist._check import argument
 from mnistdist.cluster.linux import command, environment
 
 LISTING_HOST = ipaddress.IPv4Address("192.168.233.201")
@@ -28,6 +29,16 @@ _SIOCSIFADDR, _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCSIFNETMASK = 0x8916, 0x8913, 0x
 _IFF_UP = 1
 BUSY = "in use by another process; end that, or choose another port"
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
+
+
+def wanted_network(value):
+    """The network that an argument asks for; where it is "auto", the variable ``MNISTDIST_NETWORK`` may say another.
+
+    Raises ``ValueError`` or ``TypeError`` for one that doesn't exist.
+    """
+    value = argument("network", value)
+    variable = os.environ.get("MNISTDIST_NETWORK") if value == "auto" else None
+    return argument("network", variable, "MNISTDIST_NETWORK") if variable else value
 
 
 def choose_network(wanted, refusal):

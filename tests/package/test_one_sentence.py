@@ -100,3 +100,16 @@ def test_a_folder_without_the_data_is_refused_with_the_same_sentence(door, capsy
         assert said.startswith(f"data: {words}")
     else:
         assert at_the_terminal(capsys, door, f"--data_dir={tmp_path / 'file'}").startswith(f"--data_dir: {words}")
+
+
+def test_a_variable_says_what_network_auto_is_and_is_refused_like_an_argument(capsys, monkeypatch):
+    monkeypatch.setenv("MNISTDIST_NETWORK", "home")
+    sentence = "MNISTDIST_NETWORK: expected 'auto', 'private' or 'host', got 'home'"
+    assert in_python("Cluster") == in_python("Cluster", network="auto") == (ValueError, sentence)
+    assert cli.main(["run"]) == 1
+    assert capsys.readouterr().err == f"mnistdist run: error: {sentence}\n"
+    Cluster(network="private")  # who asks for one gets it
+    monkeypatch.setenv("MNISTDIST_NETWORK", "")
+    Cluster()
+    monkeypatch.setenv("MNISTDIST_NETWORK", "host")
+    assert Cluster()._choose_network() is False and capsys.readouterr() == ("", "")

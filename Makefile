@@ -16,7 +16,7 @@ AT_ONCE ?= 3
 MEASURING := $(patsubst %,book/%.ipynb,async_or_sync asynchronous backup_workers in_graph where_a_step_goes)
 
 .DEFAULT_GOAL := help
-.PHONY: help install book test browser portable zoo lab record bench bench-peers experiments faults soak lint lock clean
+.PHONY: help install book test browser mutants portable zoo lab record bench bench-peers experiments faults soak lint lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ test: install ## run all tests, and every notebook against its stored outputs (A
 browser: install ## open the quickstart in JupyterLab, in Debian's chromium, run all cells and read what is shown
 	@$(PY) -m pip install --quiet --editable '.[browser]'
 	$(PY) -m pytest tests/book/test_jupyterlab.py -rs
+
+mutants: install ## give every check of the book wrong data, and see that it notices (NB=book/quickstart.ipynb for one)
+	@$(PY) -m book._ext.mutants $(NB)
 
 portable: install ## all notebooks without oneDNN, on one core, beside work, on host ports, in another locale; other Pythons
 	.ci/portable $(VARIANTS)

@@ -1,0 +1,119 @@
+"""Inside a notebook's kernel: run a cell again with wrong data, each time in a copy of the process; what it says.
+
+Loaded by its path, since a kernel knows nothing of this folder; :mod:`book._ext.mutants` calls :func:`examine`.
+"""
+
+import contextlib
+import copy
+import io
+import json
+import os
+import random
+import select
+import signal
+
+LIMIT = (
+    10  # seconds for one copy; one that waits for another thread of the kernel's, which a copy lacks, waits for ever
+)
+
+
+def wrong_values(value):
+    """``{what was done: wrong value}`` for data of a run; empty for what is no data."""
+    kind = type(value).__name__
+    if kind in ("DataFrame", "Series"):
+        same = value.iloc[[0] * len(value)].set_axis(value.index)
+        zero = value * 0 if kind == "Series" else value.assign(**value.select_dtypes("number") * 0)
+        return {"empty": value.iloc[:0], "shuffled": _shuffled(value, kind), "all alike": same, "zero": zero}
+    if kind == "ndarray" and value.ndim:
+        return {"empty": value[:0], "reversed": value[::-1].copy(), "zero": value * 0}
+    if isinstance(value, (list, tuple, str)) and len(value):
+        return {"empty": value[:0], "reversed": value[::-1], "all alike": value[:1] * len(value)}
+    if isinstance(value, (dict, set)) and len(value):
+        wrong = {"empty": type(value)() if type(value) in (dict, set) else {}}
+        if isinstance(value, dict):
+            wrong["swapped"] = dict(zip(value, reversed(list(value.values())), strict=True))
+        return wrong
+    if isinstance(value, bool) or kind in ("bool", "bool_"):
+        return {"inverted": not value}
+    if isinstance(value, (int, float)) or kind.startswith(("int", "float", "uint")):
+        return {"zero": value * 0 if value else value + 1, "negative": -value - 1}
+    return _with_wrong_fields(value)
+
+
+def _shuffled(frame, kind):
+    order = list(range(len(frame)))
+    random.Random(0).shuffle(order)
+    if kind == "Series":
+        return type(frame)(frame.to_numpy()[order], index=frame.index, name=frame.name)
+    columns = {}
+    for number, name in enumerate(frame.columns):  # each in an order of its own, so that a row is no step any more
+        random.Random(number).shuffle(order)
+        columns[name] = frame[name].to_numpy()[order]
+    return type(frame)(columns, index=frame.index)
+
+
+def _with_wrong_fields(value):
+    """A run, a record, an evaluation: a copy in which all fields that are data are wrong in the same way."""
+    fields = getattr(value, "__dict__", None)
+    if fields is None and hasattr(value, "_fields"):
+        fields = value._asdict()
+    if not fields or callable(value) or type(value).__module__.partition(".")[0] not in ("mnistdist", "types"):
+        return {}
+    wrong = {}
+    for name, field in fields.items():
+        for done, bad in wrong_values(field).items():
+            wrong.setdefault(done, {})[name] = bad
+    made = {}
+    for done, bad in wrong.items():
+        with contextlib.suppress(Exception):
+            if hasattr(value, "_replace"):
+                made[done] = value._replace(**bad)
+            else:
+                made[done] = copy.copy(value)
+                for name, field in bad.items():
+                    object.__setattr__(made[done], name, field)
+    return made
+
+
+def said(program, namespace, replaced):
+    """The lines that a program prints in a copy of this process, with these names replaced; None if it never ends."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        text, problem = io.StringIO(), ""
+        try:
+            with contextlib.redirect_stdout(text), contextlib.redirect_stderr(io.StringIO()):
+                exec(program, {**namespace, **replaced})
+        except BaseException as error:
+            problem = f"{type(error).__name__}: {error}"
+        with open(writing, "w", encoding="utf-8") as pipe:
+            json.dump([text.getvalue().splitlines(), problem], pipe)
+        os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        heard = b""
+        while select.select([pipe], [], [], LIMIT)[0]:
+            if not (some := os.read(pipe.fileno(), 1 << 20)):
+                break
+            heard += some
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    try:
+        return json.loads(heard)
+    except ValueError:
+        return None
+
+
+def examine(program, roots, cell, names, namespace):
+    """What a program says as it is, and with each wrong value of each root, and of each name that its last cell uses.
+
+    Returns JSON: ``{"right": said, "roots": [[name, what was done, said], ...], "names": [...]}``.
+    """
+    answer = {"right": said(program, namespace, {}), "roots": [], "names": []}
+    if answer["right"] and not answer["right"][1]:
+        for kind, run, replaced in ("roots", program, roots), ("names", cell, names):
+            for name in replaced:
+                with contextlib.suppress(Exception):  # what can't be looked at can't be made wrong
+                    for done, value in wrong_values(namespace.get(name)).items():
+                        answer[kind].append([name, done, said(run, namespace, {name: value})])
+    return json.dumps(answer)

@@ -1,0 +1,214 @@
+"""Give every check of the book wrong data, and see that it notices: ``python -m book._ext.mutants [notebook ...]``.
+
+A notebook is executed. After each cell that is checked, what its lines rest on is found in the cells' syntax trees: the
+statements that lead to it, back to the *roots*, which are what a run, a cluster or a file has given. Then the cell runs
+again, each time in a copy of the kernel's process, with one root emptied, shuffled, swapped or otherwise wrong. A line
+that says the same whatever is wrong checks nothing. A line that notices a wrong root, but not that it is empty, holds
+of nothing.
+"""
+
+import argparse
+import ast
+import builtins
+import json
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+from book._ext.kernels import ENVIRONMENT, TIMEOUT, encrypt_connections
+from book._ext.outputs import compared, is_ignored
+
+ROOT = Path(__file__).resolve().parents[2]
+PURE = {"numpy", "pandas", "math", "collections", "itertools", "statistics", "re", "json", "functools", "fractions"}
+CHANGING = {"append", "extend", "update", "add", "pop", "sort", "setdefault", "insert", "remove"}
+IN_TASKS, SOURCE = "printed in the tasks", "source of the package"
+NO_DATA, NOT_ALONE = "no data of a run behind it", "can't run in a copy of the process"
+
+
+def statements(source):
+    """The statements of a cell that runs in the notebook; none of one that runs elsewhere."""
+    lines = source.splitlines()
+    if lines and lines[0].lstrip().startswith("%%"):
+        return []
+    return ast.parse("\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in lines)).body
+
+
+def changed_and_used(statement):
+    """The names that a statement binds or changes, and those that it uses."""
+    changed, used = set(), set()
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Name):
+            (used if isinstance(node.ctx, ast.Load) else changed).add(node.id)
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            changed.add(node.name)
+        elif isinstance(node, ast.alias):
+            changed.add((node.asname or node.name).partition(".")[0])
+        target = None
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CHANGING:
+            target = node.func.value
+        elif isinstance(node, (ast.Subscript, ast.Attribute)) and not isinstance(node.ctx, ast.Load):
+            target = node.value
+        if isinstance(target, ast.Name):
+            changed.add(target.id)
+    return changed, used
+
+
+BUILTIN = set(dir(builtins))
+DEFINING = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
+
+
+class Notebook:
+    """What the statements of a notebook's cells so far bind and use, and which of them only compute."""
+
+    def __init__(self):
+        self._known = []  # (statement, changed, used, whether it only computes)
+        self._opaque = {"open", "input", "show", "display", "get_ipython"}  # names that do more than compute
+
+    def add(self, source):
+        """Take the next cell's statements; returns how many they are."""
+        for statement in statements(source):
+            changed, used = changed_and_used(statement)
+            if isinstance(statement, (ast.Import, ast.ImportFrom)):
+                module = getattr(statement, "module", None) or statement.names[0].name
+                pure = module.partition(".")[0] in PURE
+            else:
+                heads = {_head(node.func) for node in ast.walk(statement) if isinstance(node, ast.Call)}
+                heads |= {_head(node) for node in ast.walk(statement) if isinstance(node, ast.Subscript)}
+                pure = not heads & self._opaque and not isinstance(statement, (ast.With, ast.Try))
+            if not pure and (isinstance(statement, DEFINING) or _makes_cluster(statement)):
+                self._opaque |= changed
+            self._known.append((statement, changed, used, pure))
+        return len(statements(source))
+
+    def leading_to(self, source):
+        """``(program, roots, own program, names)`` for the cell that was taken last.
+
+        The first is all that its lines rest on, with the names of the data that this starts from; the second its own
+        part of that, with the names of what it uses.
+        """
+        own = len(self._known) - len(statements(source))
+        needed, taken, roots = set(), [], set()
+        for number, (statement, changed, used, pure) in reversed(list(enumerate(self._known))):
+            if not ((number >= own and isinstance(statement, (ast.Expr, ast.For, ast.If))) or changed & needed):
+                continue
+            if isinstance(statement, DEFINING):
+                needed -= changed  # it is there, and no data
+            elif pure and not changed & roots:
+                taken.append(statement)
+                if isinstance(statement, ast.Assign):
+                    needed -= changed
+                needed |= used
+            else:
+                roots |= changed & needed
+                needed -= changed
+        inner = [statement for statement in taken if any(statement is known[0] for known in self._known[own:])]
+        names = set().union(*(changed_and_used(statement)[1] for statement in inner))
+        programs = [ast.unparse(ast.Module(part[::-1], [])) for part in (taken, inner)]
+        return programs[0], sorted((roots | needed) - BUILTIN), programs[1], sorted(names - BUILTIN)
+
+
+def _head(function):
+    while isinstance(function, (ast.Attribute, ast.Subscript, ast.Call)):
+        function = function.func if isinstance(function, ast.Call) else function.value
+    return getattr(function, "id", "")
+
+
+def _makes_cluster(statement):
+    called = [_head(node.func) for node in ast.walk(statement) if isinstance(node, ast.Call)]
+    return isinstance(statement, (ast.Assign, ast.With)) and "Cluster" in called
+
+
+def judge(answer):
+    """``(lines, complaints, why not)`` from what a cell said with right and with wrong data."""
+    right = answer["right"]
+    if right is None or right[1]:
+        return 0, [], NOT_ALONE
+    if not answer["roots"] and not answer["names"]:
+        return 0, [], NO_DATA
+    complaints = []
+    for number, line in enumerate(right[0]):
+
+        def notices(said, number=number, line=line):
+            return not said or said[0][number : number + 1] != [line]
+
+        tried = answer["roots"] + answer["names"]
+        if not any(notices(said) for _, _, said in tried):
+            wrong = ", ".join(sorted({name for name, _, _ in tried}))
+            complaints.append(f"{line!r} is said whatever is wrong with {wrong}")
+            continue
+        empty = {root: notices(said) for root, done, said in answer["roots"] if done == "empty"}
+        suspects = {root for root, _, said in tried if notices(said) and empty.get(root) is False}
+        if not any(empty.values()):
+            suspects |= set(empty)
+        complaints += [f"{line!r} holds of nothing: {root} may be empty" for root in sorted(suspects)]
+    return len(right[0]), complaints, None
+
+
+class Examiner(NotebookClient):
+    """Executes a notebook, and examines each checked cell after it has run."""
+
+    def __init__(self, notebook, **options):
+        super().__init__(notebook, **options)
+        self.seen, self.found, self.left, self.counts = Notebook(), [], [], Counter()
+
+    async def async_execute_cell(self, cell, cell_index, *args, **kwargs):
+        await super().async_execute_cell(cell, cell_index, *args, **kwargs)
+        if cell.cell_type != "code":
+            return cell
+        lines = 0 if is_ignored(cell) else len(compared(cell).splitlines())
+        any_here = self.seen.add(cell.source)
+        if lines and not any_here:
+            self.counts[IN_TASKS] += lines
+        elif lines and cell.source.lstrip().startswith("show("):
+            self.counts[SOURCE] += lines
+        elif lines:
+            await self._examine(cell, cell_index, lines)
+        return cell
+
+    async def _examine(self, cell, index, lines):
+        arguments = ", ".join(map(repr, self.seen.leading_to(cell.source)))
+        load = f"import runpy as _r; _f = _r.run_path({str(Path(__file__).with_name('forked.py'))!r})"
+        ask = {"answer": f"_f['examine']({arguments}, globals())"}
+        reply = await self.kc.execute_interactive(
+            load, store_history=False, silent=True, user_expressions=ask, timeout=300, output_hook=lambda message: None
+        )
+        said = reply["content"].get("user_expressions", {}).get("answer", {})
+        text = ast.literal_eval(said["data"]["text/plain"]) if "data" in said else '{"right": null}'
+        reached, complaints, why = judge(json.loads(text))
+        self.counts["reached"] += reached
+        if why:
+            self.counts[why] += lines
+            self.left.append(f"cell {index}: {why}: {lines} lines")
+        self.found += [f"cell {index}: {complaint}" for complaint in complaints]
+
+
+def examine(path):
+    """The :class:`Examiner` of a notebook, when all is done."""
+    notebook = nbformat.read(path, as_version=4)
+    resources = {"metadata": {"path": str(path.parent)}}
+    client = Examiner(notebook, timeout=TIMEOUT, kernel_name="python3", resources=resources)
+    client.execute(env={**os.environ, **ENVIRONMENT})
+    return client
+
+
+def main(arguments=None):
+    """Examine the notebooks named, or all; print what checks nothing and what was reached; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m book._ext.mutants", description=__doc__.splitlines()[0])
+    parser.add_argument("notebooks", nargs="*", type=Path, help="default: book/*.ipynb")
+    encrypt_connections()
+    total, status = Counter(), False
+    for path in parser.parse_args(arguments).notebooks or sorted((ROOT / "book").glob("*.ipynb")):
+        examined = examine(path.resolve())
+        total += examined.counts
+        print(f"{path.stem}: {dict(examined.counts)}", *examined.left, *examined.found, sep="\n    ", flush=True)
+        status |= bool(examined.found)
+    print(f"all: {dict(total)}")
+    return int(status)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,6 +4,7 @@
 - The environment variable `MNISTDIST_BOOK_EXECUTE` chooses which chapters run while the book is built: `all`
   (the default), `none`, or the name of one chapter. The others are rendered with the outputs stored in them.
 - The directive `environment-table` is a table of what the book is built on.
+- The directive `names-table` is a table of TensorFlow's names, with the sections that use them.
 - Cells that run in the tasks, `%%px` and its kin, are coloured as the Python that they are.
 """
 
@@ -11,6 +12,7 @@ import os
 from pathlib import Path
 
 from docutils import nodes
+from mdit_py_plugins.anchors.index import slugify
 from pygments.lexer import bygroups, using
 from pygments.lexers import get_lexer_by_name
 from pygments.lexers.python import PythonLexer
@@ -19,6 +21,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from book._ext.environment import environment
 from book._ext.kernels import encrypt_connections
+from book._ext.names import sections
 
 BUTTONS = {
     "use_repository_button": True,
@@ -60,6 +63,19 @@ class EnvironmentTable(SphinxDirective):
         return [nodes.table("", nodes.tgroup("", *columns, body, cols=2))]
 
 
+class NamesTable(SphinxDirective):
+    """A table of what :func:`book._ext.names.sections` finds: a row for each name, with links to the sections."""
+
+    def run(self):
+        """Returns the table, which is parsed as the page's own Markdown; the page is made anew in every build."""
+        self.env.note_reread()
+        rows = ["| name | where it is used |", "|---|---|"]
+        for name, places in sections(Path(self.env.srcdir, "book")).items():
+            links = [f"[{page}: {title}]({file}#{slugify(title)})" for page, title, file in places]
+            rows.append(f"| `{name}` | {'; '.join(links)} |")
+        return self.parse_text_to_nodes("\n".join(rows))
+
+
 IPython3Lexer = type(get_lexer_by_name("ipython3"))  # its module depends on the version of IPython
 
 
@@ -74,6 +90,7 @@ def setup(app):
     """Register all of it with Sphinx."""
     app.add_lexer("ipython3", PxLexer)
     app.add_directive("environment-table", EnvironmentTable)
+    app.add_directive("names-table", NamesTable)
     encrypt_connections()
     app.connect("config-inited", switch_buttons, priority=100)
     app.connect("config-inited", choose_executed, priority=100)

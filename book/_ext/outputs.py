@@ -27,7 +27,7 @@ def compared(cell):
         elif output.output_type == "error":
             texts.append(output.evalue)
         else:
-            texts += [str(data) for kind, data in output.data.items() if not NOT_COMPARED.match(kind)]
+            texts += [str(data) for kind, data in sorted(output.data.items()) if not NOT_COMPARED.match(kind)]
     text = DRAWN.sub("", ANSI_CODE.sub("", "\n".join(texts)))
     for pattern, replacement in sanitizers():
         text = re.sub(pattern, replacement, text)

@@ -37,6 +37,7 @@ ALLOWED = {
         "within 3 points": "the margin of the check below",
         "5 milliseconds on average": SETTING,
     },
+    "between_graph": {"20 steps a second": "the setting of a question"},
     "data_and_model": {
         "100 times as large": "the batch size: a sum against a mean",
         "0 times minus infinity": "arithmetic",

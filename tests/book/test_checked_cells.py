@@ -61,17 +61,6 @@ def costs(*values):
     return {"costs": {"ops": ops, "graph": ops, "first": values, "later": values}}
 
 
-def pictures(right):
-    labels = np.eye(10)[np.arange(100) % 10]
-    found = labels if right else np.roll(labels, 1, axis=1)
-    return {
-        "sess": SimpleNamespace(run=lambda *_: found),
-        "mnist": SimpleNamespace(test=SimpleNamespace(images=None, labels=labels)),
-        "x": 0,
-        "y": 0,
-    }
-
-
 def validation(cross_entropy):
     images = SimpleNamespace(validation=SimpleNamespace(images=range(5000)))
     return {"val_xent": cross_entropy, "mnist": images}
@@ -109,7 +98,7 @@ CASES = [
     ("your_own_loop", "list(range(1, len(made) + 1))", numbers(range(1, 1001, 2), range(2, 1002, 2)),
      numbers(range(1, 1001, 2), range(1, 1001, 2))),
     ("program", "below 0.3 an image", validation(600.0), validation(11_000.0)),
-    ("program", "test accuracy above 0.93", pictures(True), pictures(False)),
+    ("program", "test accuracy above 0.93", *({"hits": np.array([right])} for right in (True, False))),
 ]  # fmt: skip
 
 

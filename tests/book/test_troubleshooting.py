@@ -461,6 +461,7 @@ IN_NOTEBOOKS = {
     'Task … was not defined in job "…"': "clusters",
     'Job "…" was not defined in cluster': "clusters",
     "got an unexpected keyword argument 'replica_id'": "program",
+    "The flag … is defined twice.": "program",
     "Cannot assign a device for operation …": "clusters",
     "number of gpus is less than number of workers: … GPUs, … workers": "from_listing_to_program",
     "expected … bytes after the header, for … examples; found …: the file is truncated": "data_and_model",

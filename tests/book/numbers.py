@@ -28,9 +28,11 @@ ALLOWED = {
     "asynchronous": {
         "200 times each": SETTING,
         "40,000 times each": SETTING,
-        "200 times in a run": SETTING,
         "sleep 20 milliseconds": SETTING,
-        "held back for 20 milliseconds": SETTING,
+        "hold them back for 20 milliseconds": SETTING,
+        "60% of each step": "given by a question",
+        "takes 4 ms for each step": "given by a question",
+        "one takes 24 ms": "given by a question",
     },
     "backup_workers": {
         "40 milliseconds on average": SETTING,

@@ -24,6 +24,7 @@ ALLOWED = {
         "sleeps for 0.15 seconds": SETTING,
         "20 ms in the mean": SETTING,
         "a mean of 20 ms": SETTING,
+        "10, 10, 10 and 100 ms": "given by a question",
     },
     "asynchronous": {
         "200 times each": SETTING,

@@ -17,7 +17,7 @@ os.environ.update(PLAIN)  # tests read what their children say
 # A minute or more each: where files run beside each other, these begin first, or one would be left running alone.
 LONG = ["test_cluster", "test_distributed", "test_faults", "test_logdir", "test_peers", "test_train"]
 LONG += ["test_environments", "test_one_design", "test_zoo"]
-LONG += ["program", "when_it_goes_wrong"]
+LONG += ["program", "from_listing_to_program", "recovery", "when_it_goes_wrong"]
 
 
 def pytest_report_header():

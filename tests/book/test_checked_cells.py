@@ -51,17 +51,6 @@ def costs(*values):
     return {"costs": {"ops": ops, "graph": ops, "first": values, "later": values}}
 
 
-def pictures(right):
-    labels = np.eye(10)[np.arange(100) % 10]
-    found = labels if right else np.roll(labels, 1, axis=1)
-    return {
-        "sess": SimpleNamespace(run=lambda *_: found),
-        "mnist": SimpleNamespace(test=SimpleNamespace(images=None, labels=labels)),
-        "x": 0,
-        "y": 0,
-    }
-
-
 def validation(cross_entropy):
     images = SimpleNamespace(validation=SimpleNamespace(images=range(5000)))
     return {"val_xent": cross_entropy, "mnist": images}
@@ -109,8 +98,12 @@ CASES = [
     ("where_a_step_goes", "16 a run brings", *({"spent": [4, 3.5, 3, 3, last]} for last in (1.5, 2.9))),
     ("your_own_loop", "list(range(1, len(made) + 1))", numbers(range(1, 1001, 2), range(2, 1002, 2)),
      numbers(range(1, 1001, 2), range(1, 1001, 2))),
+    ("recovery", "by 100 steps or more", {"fallen": [150]}, {"fallen": [50]}),
+    ("when_it_goes_wrong", "hangs before its 20th step", *({"cluster": SimpleNamespace(workers={"made": made})}
+     for made in ([10, 12], [10, 20]))),
+    ("data_and_model", "printed / mean of an image", *({"mean_loss": 0.12, "val_xent": sums} for sums in (600, 0.12))),
     ("program", "below 0.3 an image", validation(600.0), validation(11_000.0)),
-    ("program", "test accuracy above 0.93", pictures(True), pictures(False)),
+    ("program", "test accuracy above 0.93", *({"hits": np.array([right])} for right in (True, False))),
 ]  # fmt: skip
 
 

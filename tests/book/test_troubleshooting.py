@@ -457,17 +457,17 @@ def test_a_message_is_what_is_said(message, monkeypatch, capsys, tmp_path):
 # In the output of a notebook's checked cell, or asserted by one ("..." in error.message), whose output says True.
 IN_NOTEBOOKS = {
     "CreateSession still waiting for response from worker: …": "clusters",
-    "worker:0, the chief, did not initialise the variables within … s: is it running?": "program",
     "Could not start gRPC server": "clusters",
     'Task … was not defined in job "…"': "clusters",
     'Job "…" was not defined in cluster': "clusters",
     "got an unexpected keyword argument 'replica_id'": "program",
+    "The flag … is defined twice.": "program",
     "Cannot assign a device for operation …": "clusters",
-    "number of gpus is less than number of workers: … GPUs, … workers": "program",
+    "number of gpus is less than number of workers: … GPUs, … workers": "from_listing_to_program",
     "expected … bytes after the header, for … examples; found …: the file is truncated": "data_and_model",
     "Cannot feed value of shape … for Tensor …, which has shape …": "data_and_model",
     "DeadlineExceededError: Operation timed out.": "when_it_goes_wrong",
-    "UnavailableError": "when_it_goes_wrong",
+    "UnavailableError": "recovery",
     "sync_token_q' is closed": "synchronous",
     "uninitialized value …": "clusters",
     "Graph is finalized and cannot be modified.": "program",
@@ -476,6 +476,10 @@ IN_NOTEBOOKS = {
 }
 # Asserted by a test: its module, and words of the message that stand in it.
 IN_TESTS = {
+    "worker:0, the chief, did not initialise the variables within … s: is it running?": (
+        "test_session",
+        "worker:0, the chief, did not initialise the variables within 2 s",
+    ),
     "…: port of … is not permitted to this user; choose another port, above 1023 as a rule": (
         "test_environments",
         "not permitted to this user; choose another port",

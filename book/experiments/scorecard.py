@@ -127,8 +127,8 @@ CLAIMS = (
         "The error grows with the mean staleness.",
         "CNN on MNIST: 0.36% of test images at staleness 0, 0.47% at 20, 0.79% at 50 (as cited)",
         compare.error_grows,
-        "the network has one hidden layer and gets 1,000 updates; all gradients are equally stale, and each optimizer has "
-        "the rate that is best at staleness 0; growth multiplies the mistakes each time staleness + 1 doubles",
+        "the network has one hidden layer and gets 1,000 updates; all gradients are equally stale, and each optimizer "
+        "has the rate that is best at staleness 0; growth multiplies the mistakes each time staleness + 1 doubles",
         lambda results: compare.errors_by_age(results, compare.OPTIMIZERS, compare.growth),
     ),
     Claim(
@@ -167,8 +167,8 @@ CLAIMS = (
         "A warm start with a single replica steadies asynchronous training.",
         "with Adagrad it has virtually eliminated concerns about stability",
         compare.warm_start_steadies,
-        "the first 100 of 1,000 updates have staleness 0, and the others 4 or 16; the rates are those that are best without "
-        "a warm start",
+        "the first 100 of 1,000 updates have staleness 0, and the others 4 or 16; the rates are those that are best "
+        "without a warm start",
     ),
     Claim(
         "Recht et al. (2011)",

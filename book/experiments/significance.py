@@ -2,9 +2,9 @@
 
 The rule is that of the chapter "Async or sync". A claim says that a ratio is above or below 1, in one comparison or in
 several. Each comparison is made within a block. A sign-flip test counts exactly how often chance alone would be as far
-from 1. A claim is only as good as its weakest comparison, whose p is therefore the claim's p. Holm's method corrects the
-p of all claims for their number. A claim is reproduced if all of its comparisons come out as claimed and its corrected p
-is below 0.05. It is not reproduced if the same measure shows the opposite, or shows nothing.
+from 1. A claim is only as good as its weakest comparison, whose p is therefore the claim's p. Holm's method corrects
+the p of all claims for their number. A claim is reproduced if all of its comparisons come out as claimed and its
+corrected p is below 0.05. It is not reproduced if the same measure shows the opposite, or shows nothing.
 """
 
 import itertools

@@ -12,6 +12,7 @@ import ast
 import builtins
 import json
 import os
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -27,6 +28,7 @@ PURE = {"numpy", "pandas", "math", "collections", "itertools", "statistics", "re
 CHANGING = {"append", "extend", "update", "add", "pop", "sort", "setdefault", "insert", "remove"}
 IN_TASKS, SOURCE = "printed in the tasks", "source of the package"
 NO_DATA, NOT_ALONE = "no data of a run behind it", "can't run in a copy of the process"
+CALCULATED = "arithmetic, of what no run has given"
 
 
 def statements(source):
@@ -38,8 +40,8 @@ def statements(source):
 
 
 def changed_and_used(statement):
-    """The names that a statement binds or changes, and those that it uses."""
-    changed, used = set(), set()
+    """The names that a statement binds or changes, and those that it uses; those of a loop of its own are neither."""
+    changed, used, own = set(), set(), set()
     for node in ast.walk(statement):
         if isinstance(node, ast.Name):
             (used if isinstance(node.ctx, ast.Load) else changed).add(node.id)
@@ -47,14 +49,18 @@ def changed_and_used(statement):
             changed.add(node.name)
         elif isinstance(node, ast.alias):
             changed.add((node.asname or node.name).partition(".")[0])
+        elif isinstance(node, ast.arg):
+            own.add(node.arg)
         target = None
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CHANGING:
+        if isinstance(node, (ast.comprehension, ast.For)):
+            own |= {name.id for name in ast.walk(node.target) if isinstance(name, ast.Name)}
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CHANGING:
             target = node.func.value
         elif isinstance(node, (ast.Subscript, ast.Attribute)) and not isinstance(node.ctx, ast.Load):
             target = node.value
         if isinstance(target, ast.Name):
             changed.add(target.id)
-    return changed, used
+    return changed - own, used - own
 
 
 BUILTIN = set(dir(builtins))
@@ -123,29 +129,29 @@ def _makes_cluster(statement):
 
 
 def judge(answer):
-    """``(lines, complaints, why not)`` from what a cell said with right and with wrong data."""
-    right = answer["right"]
+    """``(counts of lines, complaints)`` from what a cell said with right and with wrong data."""
+    right, tried = answer["right"], answer.get("roots", []) + answer.get("names", [])
     if right is None or right[1]:
-        return 0, [], NOT_ALONE
-    if not answer["roots"] and not answer["names"]:
-        return 0, [], NO_DATA
-    complaints = []
+        return {NOT_ALONE: None}, []
+    if not tried:
+        return {NO_DATA: None}, []
+    counts, complaints = Counter(), []
     for number, line in enumerate(right[0]):
-
-        def notices(said, number=number, line=line):
-            return not said or said[0][number : number + 1] != [line]
-
-        tried = answer["roots"] + answer["names"]
-        if not any(notices(said) for _, _, said in tried):
-            wrong = ", ".join(sorted({name for name, _, _ in tried}))
-            complaints.append(f"{line!r} is said whatever is wrong with {wrong}")
-            continue
-        empty = {root: notices(said) for root, done, said in answer["roots"] if done == "empty"}
-        suspects = {root for root, _, said in tried if notices(said) and empty.get(root) is False}
-        if not any(empty.values()):
-            suspects |= set(empty)
-        complaints += [f"{line!r} holds of nothing: {root} may be empty" for root in sorted(suspects)]
-    return len(right[0]), complaints, None
+        noticed = [not said or said[0][number : number + 1] != [line] for _, _, said in tried]
+        by_root = {(root, done): notices for (root, done, _), notices in zip(answer["roots"], noticed, strict=False)}
+        if not any(noticed):
+            if not re.search(r"True|\bof \d|\[\]", line):
+                counts[CALCULATED] += 1
+                continue
+            complaints.append(
+                f"{line!r} is said whatever is wrong with {', '.join(sorted({name for name, _, _ in tried}))}"
+            )
+        counts["reached"] += 1
+        roots = {root for root, _ in by_root}
+        suspects = {root for root, done in by_root if by_root[root, done]} or (roots if any(noticed) else set())
+        empty = sorted(root for root in suspects if by_root.get((root, "empty")) is False)
+        complaints += [f"{line!r} holds of nothing: {root} may be empty" for root in empty]
+    return counts, complaints
 
 
 class Examiner(NotebookClient):
@@ -178,11 +184,11 @@ class Examiner(NotebookClient):
         )
         said = reply["content"].get("user_expressions", {}).get("answer", {})
         text = ast.literal_eval(said["data"]["text/plain"]) if "data" in said else '{"right": null}'
-        reached, complaints, why = judge(json.loads(text))
-        self.counts["reached"] += reached
-        if why:
-            self.counts[why] += lines
-            self.left.append(f"cell {index}: {why}: {lines} lines")
+        counts, complaints = judge(json.loads(text))
+        for why, number in counts.items():
+            self.counts[why] += lines if number is None else number
+            if why != "reached":
+                self.left.append(f"cell {index}: {why}: {lines if number is None else number} lines")
         self.found += [f"cell {index}: {complaint}" for complaint in complaints]
 
 

@@ -25,7 +25,7 @@ CODE_DIRECTIVES = ("code", "code-block", "code-cell", "literalinclude", "math", 
 # A role, a directive, a target or a comment of MyST's, but not Python's {name} in code.
 SPHINX_ONLY = r"\{[a-z][\w:-]*\}`[^`]*`|^ *(?:`{3,}|:{3,})\{[^}]*\}|^\([\w-]+\)=|^% .*"
 OPENING = ("You learn", "You need", "Minutes")
-CLOSING = ("Summary", "Exercises", "References")
+CLOSING = ("Summary", "Questions", "Exercises", "References")
 
 
 @dataclass
@@ -147,8 +147,8 @@ def closes_in_order(notebook):
     """Summary, Exercises and References end a chapter, in this order, none of them empty."""
     text = markdown(notebook)
     titles = [title for level, title in headings(text) if level == 2]
-    if tuple(titles[-3:]) != CLOSING:
-        return [f"the last headings are {titles[-3:]}, expected {list(CLOSING)}"]
+    if tuple(titles[-len(CLOSING) :]) != CLOSING:
+        return [f"the last headings are {titles[-len(CLOSING) :]}, expected {list(CLOSING)}"]
     complaints = [f"{title}: empty" for title in CLOSING if not section(text, title)]
     entries = re.findall(r"^[-*] .+(?:\n {2,}.+)*", section(text, "References") or "", re.M)
     if not entries:
@@ -183,15 +183,27 @@ def solved(notebook, kind, least, most):
         folded = [notebook.cells[i] for i in positions if i in solutions(notebook)]
         if not any(is_checked(cell) for cell in folded):
             complaints.append(f"{heading}: no folded cell that is checked (tag hide-cell)")
-    for i in solutions(notebook):
-        if notebook.cells[i].metadata.get("jupyter") != {"outputs_hidden": True, "source_hidden": True}:
-            complaints.append(f"cell {i}: folded in the book, and not in JupyterLab (metadata jupyter)")
     return complaints
+
+
+def questions_are_answered(notebook):
+    """At least five questions, each with a folded answer that a checked cell computes."""
+    return solved(notebook, "Question", 5, 12)
 
 
 def exercises_are_solved(notebook):
     """Two to four exercises, each with a folded solution whose code runs."""
     return solved(notebook, "Exercise", 2, 4)
+
+
+def folded_everywhere(notebook):
+    """What the book folds, JupyterLab collapses."""
+    hidden = {"outputs_hidden": True, "source_hidden": True}
+    return [
+        f"cell {i}: folded in the book, and not in JupyterLab (metadata jupyter)"
+        for i in sorted(solutions(notebook))
+        if notebook.cells[i].metadata.get("jupyter") != hidden
+    ]
 
 
 def figures_have_alt(notebook):
@@ -211,7 +223,8 @@ def figures_have_alt(notebook):
     return complaints
 
 
-CHAPTER_RULES = [opens_with_list, plain_markdown, closes_in_order, exercises_are_solved, figures_have_alt]
+CHAPTER_RULES = [opens_with_list, plain_markdown, closes_in_order, questions_are_answered, exercises_are_solved]
+CHAPTER_RULES += [folded_everywhere, figures_have_alt]
 
 
 def read_page(path):

@@ -61,6 +61,14 @@ def picture():
     return new_output("display_data", data={"image/png": "iVBORw0KGgo=", "text/plain": "<Figure size 1x1>"})
 
 
+def questions():
+    yield new_markdown_cell("## Questions\n\n### Question 1\n\nHow many?")
+    for number in range(2, 7):
+        yield new_code_cell(f"print('steps:', len(steps) + {number})", outputs=[stream("steps: 9\n")], metadata=FOLDED)
+        if number < 6:
+            yield new_markdown_cell(f"### Question {number}\n\nHow many?")
+
+
 def good():
     """A notebook that keeps every rule."""
     told = {"mystnb": {"image": {"alt": "Bars of two workers that overlap freely"}}}
@@ -75,6 +83,7 @@ def good():
         new_code_cell("print('a', len(steps))", outputs=[stream("a 4\n")]),
         new_code_cell("print('b', len(steps))", outputs=[stream("b 4\n")]),
         new_markdown_cell("## Summary\n\nDone."),
+        *questions(),
         new_markdown_cell("## Exercises\n\n### Exercise 1\n\nWhy?"),
         new_code_cell("1 + 1", outputs=[value("2")], metadata=FOLDED),
         new_markdown_cell("### Exercise 2\n\nHow?"),
@@ -132,7 +141,7 @@ BAD = {
     "tell nbval by a tag": set_cell(2, "print(1)  # NBVAL_IGNORE_OUTPUT"),
     "no checked cell before the next ignored one": set_cell(2, tags=["nbval-ignore-output"]),
     "are unchecked (at most a third)": lambda cells: [
-        cells[i].metadata.update(tags=["nbval-ignore-output"]) for i in (2, 6, 10)
+        cells[i].metadata.update(tags=["nbval-ignore-output"]) for i in (2, 6, 20, 14, 16)
     ],
     "holds of nothing": set_cell(2, "print(all(step > 0 for step in steps))"),
     "the empty set is within": set_cell(2, "print(set(after) <= {800, 801})"),
@@ -150,19 +159,21 @@ BAD = {
     "fewer than 6 words": set_cell(5, mystnb={"image": {"alt": "bars"}, "figure": {"caption": "a", "name": "b"}}),
     "needs a caption and a name": set_cell(5, mystnb={"image": {"alt": "Bars of two workers that overlap freely"}}),
     "is to be its cell's only one": set_cell(5, outputs=[picture(), stream("a\n")]),
-    "isn't stopped by a later cell": set_cell(12, "print(cluster)"),
+    "isn't stopped by a later cell": set_cell(22, "print(cluster)"),
     "expected ['You learn'": set_cell(0, "# Title\n\nYou learn a lot. You need: time. Minutes: 5"),
     "the opening list's Minutes is no number": set_cell(0, OPENING.replace("5", "a few")),
     "is raw text in JupyterLab": set_cell(8, "## Summary\n\nSee {doc}`clusters`."),
     "'```{note}' is raw text": set_cell(8, "## Summary\n\n```{note}\nLook.\n```"),
     "'(here)=' is raw text": set_cell(8, "(here)=\n\n## Summary\n\nDone."),
-    "expected ['Summary', 'Exercises', 'References']": set_cell(8, "Done."),
-    "no list of what to read": set_cell(13, "## References\n\nMany."),
-    "no word on why to read": set_cell(13, "## References\n\n- [A (2020)](references.md#a-2020)"),
-    "expected 2 to 4, numbered": set_cell(11, "### Exercise 3\n\nHow?"),
-    "Exercise: ['Exercise 1'], expected 2 to 4": set_cell(11, "Next."),
-    "folded in the book, and not in JupyterLab": set_cell(10, jupyter={}),
-    "no folded cell that is checked": lambda cells: cells.pop(10),
+    "expected ['Summary', 'Questions', 'Exercises', 'References']": set_cell(8, "Done."),
+    "no list of what to read": set_cell(23, "## References\n\nMany."),
+    "no word on why to read": set_cell(23, "## References\n\n- [A (2020)](references.md#a-2020)"),
+    "expected 2 to 4, numbered": set_cell(21, "### Exercise 3\n\nHow?"),
+    "Question: ['Question 1', 'Question 2', 'Question 4'": set_cell(13, "And?"),
+    "Question 3: no folded cell that is checked": lambda cells: cells.pop(14),
+    "Exercise: ['Exercise 1'], expected 2 to 4": set_cell(21, "Next."),
+    "folded in the book, and not in JupyterLab": set_cell(20, jupyter={}),
+    "no folded cell that is checked": lambda cells: cells.pop(20),
 }
 
 

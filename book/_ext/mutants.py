@@ -130,28 +130,35 @@ def _makes_cluster(statement):
 
 def judge(answer):
     """``(counts of lines, complaints)`` from what a cell said with right and with wrong data."""
-    right, tried = answer["right"], answer.get("roots", []) + answer.get("names", [])
-    if right is None or right[1]:
+    if answer["right"] is None or answer["right"][1]:
         return {NOT_ALONE: None}, []
-    if not tried:
+    if not answer["roots"] and not answer["names"]:
         return {NO_DATA: None}, []
     counts, complaints = Counter(), []
-    for number, line in enumerate(right[0]):
-        noticed = [not said or said[0][number : number + 1] != [line] for _, _, said in tried]
-        by_root = {(root, done): notices for (root, done, _), notices in zip(answer["roots"], noticed, strict=False)}
-        if not any(noticed):
+    for number, line in enumerate(answer["right"][0]):
+
+        def noticed(kind, number=number, line=line):
+            tried = answer[kind]
+            return {(name, done): not said or said[0][number : number + 1] != [line] for name, done, said in tried}
+
+        roots, names = noticed("roots"), noticed("names")
+        if not any(roots.values()) and not any(names.values()):
             if not re.search(r"True|\bof \d|\[\]", line):
                 counts[CALCULATED] += 1
                 continue
-            complaints.append(
-                f"{line!r} is said whatever is wrong with {', '.join(sorted({name for name, _, _ in tried}))}"
-            )
+            wrong = ", ".join(sorted({name for name, _ in [*roots, *names]}))
+            complaints.append(f"{line!r} is said whatever is wrong with {wrong}")
         counts["reached"] += 1
-        roots = {root for root, _ in by_root}
-        suspects = {root for root, done in by_root if by_root[root, done]} or (roots if any(noticed) else set())
-        empty = sorted(root for root in suspects if by_root.get((root, "empty")) is False)
-        complaints += [f"{line!r} holds of nothing: {root} may be empty" for root in empty]
+        empty = _not_noticed_empty(roots)
+        if not any(notices for (_, done), notices in roots.items() if done == "empty"):
+            empty |= _not_noticed_empty(names)
+        complaints += [f"{line!r} holds of nothing: {name} may be empty" for name in sorted(empty)]
     return counts, complaints
+
+
+def _not_noticed_empty(noticed):
+    """Names that a line notices to be wrong in one way, but not to be empty."""
+    return {name for (name, _), notices in noticed.items() if notices and noticed.get((name, "empty")) is False}
 
 
 class Examiner(NotebookClient):

@@ -35,7 +35,7 @@ def test_a_check_that_notices_wrong_data_passes(examined):
 
 
 def test_a_check_of_an_empty_selection_is_found(examined):
-    assert "cell 6: 'positive: True' holds of nothing: words may be empty" in examined.found
+    assert "cell 6: 'positive: True' holds of nothing: losses may be empty" in examined.found
 
 
 def test_a_check_that_never_fails_is_found(examined):

@@ -6,10 +6,21 @@ import textwrap
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
 
-from IPython.display import Code
+
+class Source:
+    """Python source: itself as plain text, and a block of code in Markdown, which every front end highlights."""
+
+    def __init__(self, text):
+        self.data = text
+
+    def __repr__(self):
+        return self.data
+
+    def _repr_markdown_(self):
+        return f"````python\n{self.data}\n````"
 
 
-def show(obj) -> Code:
+def show(obj) -> Source:
     """Shows the source of a function, class or module, highlighted where the front end can.
 
     ``obj`` may also be the full name of a function or class, ``"mnistdist.model.build_model"``: its module is then
@@ -20,20 +31,20 @@ def show(obj) -> Code:
 
     >>> from mnistdist.source import show
     >>> print(repr(show(show)).splitlines()[0])
-    def show(obj) -> Code:
+    def show(obj) -> Source:
 
     Raises:
         TypeError: if ``obj`` has no Python source: a value, a built-in, a function of a compiled module.
         ValueError: if a name leads to no function or class.
     """
     if isinstance(obj, str):
-        return Code(_named_source(obj), language="python")
+        return Source(_named_source(obj))
     try:
         source = inspect.getsource(obj)
     except (TypeError, OSError):
         found = f"{obj!r}, a {type(obj).__name__}, for which no source is found"
         raise TypeError(f"show() needs a function, class or module with Python source; got {found}") from None
-    return Code(textwrap.dedent(source).rstrip("\n"), language="python")
+    return Source(textwrap.dedent(source).rstrip("\n"))
 
 
 def _named_source(name):

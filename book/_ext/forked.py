@@ -26,6 +26,8 @@ def wrong_values(value):
         return {"empty": value.iloc[:0], "shuffled": _shuffled(value, kind), "all alike": same, "zero": zero}
     if kind == "ndarray" and value.ndim:
         return {"empty": value[:0], "reversed": value[::-1].copy(), "zero": value * 0}
+    if isinstance(value, list) and not value:
+        return {"something": [0]}
     if isinstance(value, (list, tuple, str)) and len(value):
         return {"empty": value[:0], "reversed": value[::-1], "all alike": value[:1] * len(value)}
     if isinstance(value, (dict, set)) and len(value):

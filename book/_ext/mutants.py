@@ -128,9 +128,9 @@ def _makes_cluster(statement):
     return isinstance(statement, (ast.Assign, ast.With)) and "Cluster" in called
 
 
-def judge(answer):
-    """``(counts of lines, complaints)`` from what a cell said with right and with wrong data."""
-    if answer["right"] is None or answer["right"][1]:
+def judge(answer, printed):
+    """``(counts of lines, complaints)`` from what a cell ``printed`` and said with right and with wrong data."""
+    if answer["right"] != [printed, ""]:
         return {NOT_ALONE: None}, []
     if not answer["roots"] and not answer["names"]:
         return {NO_DATA: None}, []
@@ -143,7 +143,7 @@ def judge(answer):
 
         roots, names = noticed("roots"), noticed("names")
         if not any(roots.values()) and not any(names.values()):
-            if not re.search(r"True|\bof \d|\[\]", line):
+            if not re.search(r"True|\bof \d", line):
                 counts[CALCULATED] += 1
                 continue
             wrong = ", ".join(sorted({name for name, _ in [*roots, *names]}))
@@ -191,7 +191,8 @@ class Examiner(NotebookClient):
         )
         said = reply["content"].get("user_expressions", {}).get("answer", {})
         text = ast.literal_eval(said["data"]["text/plain"]) if "data" in said else '{"right": null}'
-        counts, complaints = judge(json.loads(text))
+        printed = "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
+        counts, complaints = judge(json.loads(text), printed.splitlines())
         for why, number in counts.items():
             self.counts[why] += lines if number is None else number
             if why != "reached":

@@ -49,7 +49,7 @@ def test_lines_that_are_not_reached_are_counted_with_their_reason(examined):
 
 
 def test_wrong_values_are_wrong():
-    for right in ([1, 2], (1, 2), "ab", {"a": 1, "b": 2}, {1, 2}, 3, 0, 0.5, True, False):
+    for right in ([], [1, 2], (1, 2), "ab", {"a": 1, "b": 2}, {1, 2}, 3, 0, 0.5, True, False):
         wrong = forked.wrong_values(right)
         assert wrong and all(value != right for value in wrong.values()), right
-    assert forked.wrong_values(len) == forked.wrong_values([]) == forked.wrong_values(None) == {}
+    assert forked.wrong_values(len) == forked.wrong_values(()) == forked.wrong_values(None) == {}

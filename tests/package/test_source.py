@@ -41,7 +41,8 @@ def test_a_wrapped_function_shows_what_it_wraps():
 def test_a_notebook_gets_the_text_and_its_highlighted_form():
     bundle, _ = DisplayFormatter().format(show(show))
     assert bundle["text/plain"] == repr(show(show))
-    assert 'class="highlight"' in bundle["text/html"]
+    assert bundle["text/markdown"] == f"````python\n{show(show)!r}\n````"
+    assert set(bundle) == {"text/plain", "text/markdown"}
 
 
 @pytest.mark.parametrize("obj", [len, 3, b"text", int, functools.partial(show)])

@@ -1,4 +1,4 @@
-"""``mnistdist run``: what its command line asks for, and the private network that its tasks get."""
+"""``mnistdist run``: its command line, and the private network that its tasks get."""
 
 import argparse
 import os
@@ -17,17 +17,17 @@ _OURS = ("job_name", "task_index", "ps_hosts", "worker_hosts")
 
 
 def main(argv=None, inside=False):
-    """Run the command line ``argv`` (default: the process's); returns the exit status.
+    """Runs the command line ``argv`` (default: the process's) and returns the exit status.
 
-    Where the tasks get a private network, the program is run anew, with ``inside`` true: in this very process if the
-    command line is its own, or else in a child process, which writes to file descriptors 1 and 2.
+    If the tasks get a private network, the program runs again with ``inside`` true. It runs in this process if the
+    command line is its own, and otherwise in a child process, which writes to file descriptors 1 and 2.
     """
     return guarded("mnistdist run", lambda: _main(argv, inside), UsageError)
 
 
 class _Parser(argparse.ArgumentParser):
     def _print_message(self, message, file=None):
-        """Write what it says, or fail: argparse ignores what can't be written."""
+        """Writes what it says or fails, because argparse ignores what can't be written."""
         (complain if file is sys.stderr else say)(message, end="")
 
 
@@ -37,21 +37,21 @@ def _main(argv, inside):
     parser.add_argument("--version", action="version", version=f"mnistdist {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="run")
     short = "start ps and workers on this machine and train"
-    what = """Start one process for each task, and end when training ends. Further flags, --train_steps=2000 say, go to
-        every task: python -m mnistdist.distributed --help lists them."""
+    what = """Start one process for each task, and end when training ends. All further flags, such as
+        --train_steps=2000, go to every task; python -m mnistdist.distributed --help lists them."""
     run = commands.add_parser("run", help=short, description=what, allow_abbrev=False)
-    run.add_argument("--ps", type=_number, default=1, help="number of ps tasks (default 1)")
-    run.add_argument("--workers", type=_number, default=2, help="number of workers (default 2)")
-    what = "private: a network of their own; host: 127.0.0.1 and free ports; auto: private where possible"
+    run.add_argument("--ps", type=_number, default=1, help="how many ps tasks (default 1)")
+    run.add_argument("--workers", type=_number, default=2, help="how many workers (default 2)")
+    what = "private: a network of their own; host: 127.0.0.1 and free ports; auto: private if possible"
     run.add_argument("--network", default="auto", help=what)
-    what = "how many times, in all, a task that fails is started again (default 0); a lost ps needs --logdir"
+    what = "how many failed tasks to start again in all (default 0); after the loss of a ps it needs --logdir"
     run.add_argument("--restarts", type=_number, default=0, help=what)
     options, flags = parser.parse_known_args(argv)  # None: the process's own
     return _run(options, flags, argv, inside)
 
 
 def _number(text):
-    """An int, or the text itself, which is then refused as an argument of this name always is."""
+    """An int, or the text itself, which is then refused like any wrong argument of this name."""
     try:
         return int(text)
     except ValueError:
@@ -72,7 +72,7 @@ def _run(options, flags, argv, inside):
     spec = task_addresses(options.ps, options.workers, private=private)
     if private:
         enter_private_network(hosts_of(spec))
-    given = parse(flags)  # what is wrong with them is said once, here, and not by every task
+    given = parse(flags)  # so that what is wrong with them is said once, here, and not by every task
     for name in _OURS:
         if given[name].present:
             raise UsageError(f"--{name} is what `mnistdist run` gives each task: use --ps, --workers and --network")
@@ -86,7 +86,7 @@ def _run(options, flags, argv, inside):
         pins = pinning.assign(options.ps, options.workers, num_gpus=given.num_gpus)
     except ValueError as error:
         raise UsageError(str(error) if given.num_gpus is None else f"--num_gpus: {error}") from None
-    # A task finds the GPU that its environment shows it and no other, so it is not told how many there are.
+    # A task finds only the GPU that its environment shows it, so it is not told how many there are.
     passed_on = [name for name in given if given[name].present and name != "num_gpus"]
     flags = [*hosts, *(f"--{name}={given[name].value}" for name in passed_on)]
     with linux.heard_exits():
@@ -94,7 +94,7 @@ def _run(options, flags, argv, inside):
 
 
 def _go_inside(argv):
-    """Run the program anew, with one thread: no other process may enter, and a caller may have imported NumPy."""
+    """Runs the program again with one thread. No other process may enter, and a caller may have imported NumPy."""
     again = "from mnistdist.cli import main; sys.exit(main(inside=True))"
     if argv is None:
         os.execve(sys.executable, linux.command(again, *sys.argv[1:]), linux.environment(os.environ))

@@ -1,9 +1,9 @@
 """MNIST, or another set kept in MNIST's four files, as the old TensorFlow tutorials read it.
 
-Most programs need one call, ``read_data_sets(data_dir)``. Images stay bytes until they are handed out: a
+Most programs need one call, ``read_data_sets(data_dir)``. Images stay bytes until they are handed out, so a
 worker that only draws batches holds 55 MB, not the 220 MB of the same pixels as float32, and starts sooner.
 
-Source: names and behaviour of ``tensorflow.examples.tutorials.mnist.input_data``, which TensorFlow 2 dropped.
+Source: the names and behaviour of ``tensorflow.examples.tutorials.mnist.input_data``, which TensorFlow 2 dropped.
 """
 
 import math
@@ -23,16 +23,16 @@ class DataSet:
     """Images with their labels, handed out in batches.
 
     Args:
-        images: One image a row, of shape (N, pixels) or (N, height, width, ...), which is flattened. uint8 (0
-            to 255) is scaled to float32 in [0, 1] when it is handed out; float32 is taken as is. Not copied.
-        labels: Integers of shape (N,), or float32 of shape (N, classes), one-hot or soft. Not copied.
-        seed: Anything ``numpy.random.default_rng`` takes; makes the order of the batches repeatable. Workers
-            that are to draw different batches need different seeds, say ``[seed, task_index]``. Without one,
-            every process has an order of its own, after a fork or an unpickling too.
+        images: An array with one image in each row, of shape (N, pixels), or (N, height, width, ...), which is
+            flattened. uint8 (0 to 255) is scaled to float32 in [0, 1] when it is handed out; float32 stays as it is.
+        labels: Integers of shape (N,), or float32 of shape (N, classes), one-hot or soft. Neither array is copied.
+        seed: Anything that ``numpy.random.default_rng`` takes; makes the order of the batches repeatable. Workers
+            that should draw different batches need different seeds, such as ``[seed, task_index]``. Without a seed,
+            every process has an order of its own, even after a fork or an unpickling.
 
     Raises:
-        ValueError: Shapes or dtypes are others, or there are not as many labels as images, or ``seed`` is below 0.
-        TypeError: ``seed`` is no number.
+        ValueError: A shape or dtype is wrong, the numbers of images and labels differ, or ``seed`` is below 0.
+        TypeError: ``seed`` is not a number.
 
     >>> pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     >>> DataSet(pixels, np.array([0, 1, 2], np.uint8))
@@ -64,9 +64,9 @@ class DataSet:
 
     @property
     def images(self):
-        """All images, float32 of shape (N, pixels), in the order given; drawing batches does not move them.
+        """All images, float32 of shape (N, pixels), in the given order, which drawing batches does not change.
 
-        Bytes become floats at the first access, and the floats take their place.
+        At the first access, floats replace the bytes.
         """
         self._images = _scaled(self._images)
         return self._images
@@ -78,7 +78,7 @@ class DataSet:
 
     @property
     def stored(self):
-        """``(images, labels)`` as they are kept: images may be uint8, 0 to 255, of shape (N, pixels)."""
+        """``(images, labels)`` as they are stored: images may be uint8, 0 to 255, of shape (N, pixels)."""
         return self._images, self._labels
 
     @property
@@ -90,36 +90,36 @@ class DataSet:
     def epochs_completed(self):
         """How many times the whole set has been handed out.
 
-        The tutorials' reader counted an epoch when the next one began: where batches fill an epoch exactly,
-        its count came one batch later.
+        The tutorials' reader counted an epoch when the next one began. If batches fill an epoch exactly, its
+        count came one batch later.
         """
         return self._drawn // max(self.num_examples, 1)
 
     def reseed(self, number):
-        """Shuffle further epochs by the seed and this number: each gives an order of its own.
+        """Shuffles further epochs by the seed and this number; each number gives an order of its own.
 
-        0 keeps the seed's own order. Without a seed, orders differ anyhow. Raises ``ValueError`` for a number below 0.
+        0 keeps the seed's own order. Without a seed, orders differ anyway. A number below 0 raises ``ValueError``.
         """
         number = _check.count("number", number, (0, None))
         if self._generator is not None and number:
             self._generator = np.random.default_rng([int(self._generator.integers(2**63)), number])
 
     def next_batch(self, batch_size, *, shuffle=True):
-        """The next ``batch_size`` examples.
+        """Returns the next ``batch_size`` examples.
 
-        Every epoch hands out each example once, newly shuffled, and nothing is dropped: a batch that crosses
-        the end of an epoch takes what is left and is filled from the next. It may be larger than the set.
+        Every epoch hands out each example once, newly shuffled, and drops nothing. A batch that crosses the end
+        of an epoch takes what is left and is filled from the next one. It may be larger than the set.
 
         Args:
-            batch_size: How many examples, at least 1 and at most 1,000,000 or as many as there are.
+            batch_size: How many examples: at least 1, and at most 1,000,000 or as many as there are.
             shuffle: Whether epochs that begin in this call are shuffled, or keep the order of ``images``.
 
         Returns:
-            ``(images, labels)``, new arrays: float32 of shape (batch_size, pixels), and as ``labels``.
+            ``(images, labels)``, new arrays: float32 of shape (batch_size, pixels), and labels like ``labels``.
 
         Raises:
             ValueError: ``batch_size`` is out of range, or the set is empty.
-            TypeError: ``batch_size`` is no int.
+            TypeError: ``batch_size`` is not an int.
         """
         rows = self.next_rows(batch_size, shuffle=shuffle)
         return _scaled(self._images[rows]), self._labels[rows]
@@ -130,7 +130,7 @@ class DataSet:
         if not self.num_examples:
             raise ValueError("next_batch: this set has no examples (see validation_size of read_data_sets)")
         if self._shuffled_by not in (None, os.getpid()):
-            # Forked or unpickled since the last shuffle: the rest of this epoch gets an order of our own.
+            # Forked or unpickled since the last shuffle, so the rest of this epoch gets an order of its own.
             self._shuffle(self._order[self._drawn % self.num_examples :])
         parts = []
         while count:
@@ -145,7 +145,7 @@ class DataSet:
         return np.concatenate(parts)
 
     def _shuffle(self, rows):
-        """Shuffle in place; without a seed from new entropy of the system, which no two processes share."""
+        """Shuffles in place; without a seed, by new entropy of the system, which no two processes share."""
         if self._generator is None:
             self._shuffled_by = os.getpid()
         (self._generator or np.random.default_rng()).shuffle(rows)
@@ -167,28 +167,28 @@ class Datasets(NamedTuple):
 
 
 def read_data_sets(data_dir=None, one_hot=False, validation_size=VALIDATION_SIZE, seed=None):
-    """Read the training, validation and test sets.
+    """Reads the training, validation and test sets.
 
     The four files are ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-images-idx3-ubyte``
-    and ``t10k-labels-idx1-ubyte``, with or without ``.gz``; where both are there, without.
+    and ``t10k-labels-idx1-ubyte``, with or without ``.gz``. If both exist, the one without is read.
 
     Args:
-        data_dir: A directory with the four files. They are read, whatever the set (Fashion-MNIST, say), if
-            its images are of 28 x 28 pixels, the 784 inputs of the network. If the directory is new or empty, or
-            holds only some of MNIST's own files, MNIST is written there; any number of processes may do so at
-            once. Hidden files don't count. ``None``: the package's copy.
-        one_hot: Labels as float32 rows of 10 instead of uint8.
-        validation_size: How many examples, the first of the training files, make the validation set.
-        seed: As for ``DataSet``.
+        data_dir: A directory with the four files, or None for the package's copy. The files may be of any set whose
+            images have 28 x 28 pixels, the 784 inputs of the network, such as Fashion-MNIST. If the directory is new
+            or empty, or holds only some of MNIST's own files, MNIST is written there; any number of processes may do
+            so at once. Hidden files don't count.
+        one_hot: Whether labels are float32 rows of 10 numbers instead of uint8.
+        validation_size: How many of the first training examples make the validation set.
+        seed: The seed of each :class:`DataSet`.
 
     Returns:
         ``Datasets(train, validation, test)``: 55,000, 5,000 and 10,000 examples of MNIST by default.
 
     Raises:
-        DataError: A file is damaged, truncated or not what its name says, or files don't belong together; or some
-            are missing, and the directory holds something else.
+        DataError: A file is damaged, truncated or not what its name says, or files don't belong together, or some
+            are missing and the directory holds something else.
         OSError: A file or directory can't be read or written.
-        ValueError: ``validation_size`` is negative, or larger than the training files; or ``seed`` is below 0.
+        ValueError: ``validation_size`` is negative or larger than the training set, or ``seed`` is below 0.
         TypeError: An argument is of another type.
 
     >>> [part.num_examples for part in read_data_sets()]
@@ -197,7 +197,7 @@ def read_data_sets(data_dir=None, one_hot=False, validation_size=VALIDATION_SIZE
     validation_size = _check.integer("validation_size", validation_size)
     one_hot = _check.truth("one_hot", one_hot)
     if seed is not None:
-        _generator(seed)  # complains now, not when all is read
+        _generator(seed)  # complains now, and not after everything has been read
     files = embedded_files() if data_dir is None else files_in(data_dir)
     images, labels = _read_split(files, "train", one_hot)
     if not 0 <= validation_size <= len(images):
@@ -211,7 +211,7 @@ def read_data_sets(data_dir=None, one_hot=False, validation_size=VALIDATION_SIZE
 
 
 def read_for_training(data_dir, seed=None):
-    """What :func:`read_data_sets` reads by default, one-hot. Raises ``ValueError`` if nothing is left to train on."""
+    """Reads what :func:`read_data_sets` reads by default, one-hot; ``ValueError`` if nothing is left to train on."""
     data = read_data_sets(data_dir, one_hot=True, seed=seed)
     if not data.train.num_examples:
         validation = f"all {data.validation.num_examples} training examples are the validation set"
@@ -247,7 +247,7 @@ def _read_split(files, split, one_hot):
 
 
 def _scaled(images):
-    """Bytes as float32 in [0, 1], to the bit as the tutorials had them; float32 as it is."""
+    """Bytes as float32 in [0, 1], bit for bit as in the tutorials; float32 stays as it is."""
     if images.dtype == np.uint8:
         images = images.astype(np.float32)
         images *= np.float32(1 / 255)

@@ -1,4 +1,4 @@
-"""Pictures of a cluster: who talks to whom, and what is placed where."""
+"""Pictures of a cluster: which tasks talk to each other, and what is placed where."""
 
 from collections import defaultdict
 from itertools import product
@@ -18,13 +18,13 @@ BOX = {"ps": (PS, INK), "worker": (WORKER, "white")}  # fill, ink
 
 @mpl.rc_context(STYLE)
 def cluster_diagram(tasks) -> Figure:
-    """Draws a cluster: ps above, workers below, arrows for what goes between them in each training step.
+    """Draws a cluster: ps above, workers below, and arrows for what goes between them in each training step.
 
     Args:
-        tasks: What ``cluster.tasks`` gives: objects with ``job``, ``index``, ``address`` and ``device``.
+        tasks: Objects with ``job``, ``index``, ``address`` and ``device``, such as ``cluster.tasks``.
 
     Raises:
-        ValueError: if there is no task, or one of a job other than ps or worker.
+        ValueError: There is no task, or a task has another job than ps or worker.
     """
     tasks = list(tasks)
     unknown = sorted({task.job for task in tasks} - set(BOX))
@@ -52,15 +52,15 @@ def cluster_diagram(tasks) -> Figure:
 
 @mpl.rc_context(STYLE)
 def placement(ops, *, limit: int = 12) -> Figure:
-    """Draws what is placed where: a box a device, its variables first (bold), then its other ops.
+    """Draws what is placed where: a box for each device, with its variables first (in bold) and then its other ops.
 
     Args:
-        ops: ``(name, type, device)`` of each op; :class:`mnistdist.placement.Placement` (where the op ran counts, if
-            it did, else what was requested); or a ``tf.Graph``.
-        limit: Ops listed in a box; the rest are counted.
+        ops: A ``tf.Graph``, or for each op ``(name, type, device)`` or a :class:`mnistdist.placement.Placement`.
+            A placement counts by where the op ran, or, if it did not run, by what was requested.
+        limit: How many ops a box lists; the rest are counted.
 
     Raises:
-        ValueError: if there is no op.
+        ValueError: There is no op.
     """
     if hasattr(ops, "get_operations"):
         ops = [(op.name, op.type, op.device) for op in ops.get_operations()]
@@ -69,7 +69,7 @@ def placement(ops, *, limit: int = 12) -> Figure:
         devices[_short(next((place for place in reversed(places) if place), ""))].append((name, kind))
     if not devices:
         raise ValueError("nothing to draw: expected at least one op")
-    # ps first, then workers, then what belongs to no task
+    # the ps come first, then the workers, then what belongs to no task
     ordered = sorted(devices, key=lambda device: (not device.startswith("ps"), not device.startswith("worker"), device))
     columns = min(3, len(ordered))
     rows = [ordered[i : i + columns] for i in range(0, len(ordered), columns)]
@@ -86,7 +86,7 @@ def placement(ops, *, limit: int = 12) -> Figure:
 
 
 def _short(device):
-    """``/job:ps/replica:0/task:0/device:CPU:0`` as ``ps:0 cpu:0``; what is not said is left out."""
+    """``/job:ps/replica:0/task:0/device:CPU:0`` as ``ps:0 cpu:0``; leaves out what is not given."""
     parts = dict(part.split(":", 1) for part in device.lower().replace("device:", "").split("/") if ":" in part)
     task = ":".join(parts[key] for key in ("job", "task") if key in parts)
     kinds = [f"{kind}:{number}" for kind, number in parts.items() if kind not in ("job", "replica", "task")]
@@ -96,7 +96,7 @@ def _short(device):
 def _list_box(axes, place, device, ops, limit):
     """Draws one device: its name, then up to ``limit`` of its ops, each with its type at the right.
 
-    ``place`` is the left end, the top, the width, and how many lines there are.
+    ``place`` holds the left end, the top, the width, and how many lines there are.
     """
     left, top, width, lines = place
     fill, ink = BOX.get(device.split(":")[0], (WAITING, INK))
@@ -119,7 +119,7 @@ def _list_box(axes, place, device, ops, limit):
 
 
 def _canvas(height):
-    """Makes a figure whose one axes is all of it, without ticks, in inches."""
+    """Makes a figure with a single axes that fills it, in inches and without ticks."""
     figure = new_figure(height)
     figure.set_layout_engine("none")
     axes = figure.add_axes((0, 0, 1, 1))

@@ -1,6 +1,6 @@
 """The classic program: one task of a cluster that trains on MNIST.
 
-Start one process for each task, with the same addresses, and each with its own --job_name and --task_index:
+Start one process for each task. All get the same addresses, and each gets its own --job_name and --task_index:
 
     python -m mnistdist.distributed --job_name=ps --task_index=0
     python -m mnistdist.distributed --job_name=worker --task_index=0
@@ -26,12 +26,12 @@ from mnistdist.cluster.network import BUSY, parse_address, wait_for_address, why
 from mnistdist.flags import UsageError, check, describe, difference, parse, shared
 from mnistdist.training.logdir import prepare
 
-# Flags that are arguments of run_worker, by the same names.
+# Flags that are arguments of run_worker of the same name.
 SAME = ("batch_size", "learning_rate", "replicas_to_aggregate", "seed", "design", "logdir", "save_steps")
 
 
 def main(argv=None):
-    """Run the program with ``argv`` (default: the command line); returns the exit status."""
+    """Runs the program with ``argv`` (default: the command line); returns the exit status."""
     return guarded("mnistdist.distributed", lambda: _main(sys.argv[1:] if argv is None else argv), UsageError)
 
 
@@ -51,8 +51,8 @@ def _main(argv):
 
 
 def run():
-    """Be this process's program, to its end."""
-    # TensorFlow's calls return to Python, and so to its handler of Ctrl-C, when they are done, which may be never.
+    """Runs the program of this process to its end."""
+    # TensorFlow's calls return to Python and its handler of Ctrl-C only when they are done, which may be never.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     status = 1
     try:
@@ -62,11 +62,11 @@ def run():
             if sys.exc_info()[0] is not None:
                 sys.excepthook(*sys.exc_info())
             sys.stderr.flush()
-        os._exit(status)  # an ordinary exit waits for sessions whose other side may have gone
+        os._exit(status)  # an ordinary exit would wait for sessions whose other side may have gone
 
 
 def _serve(flags, spec):
-    """Be a ps: hold the variables until no worker needs them any more."""
+    """Is a ps: holds the variables until no worker needs them any more."""
     _introduce(flags)
     server, _ = _start_server(flags, spec)
     from mnistdist.training.heartbeat import attend
@@ -85,14 +85,14 @@ def _serve(flags, spec):
 
 
 def _work(flags, spec):
-    """Be a worker: train, evaluate, and tell what the classic program tells."""
+    """Is a worker: trains, evaluates, and prints what the classic program prints."""
     started = time.monotonic()
     if flags.logdir is not None and flags.task_index == 0:
         prepare(flags.logdir, "--logdir")
     data = _read_data(flags)
     _introduce(flags)
     index = flags.task_index
-    # The worker's own server has to live as long as this function: it ends with the object.
+    # The worker's own server has to live as long as this function, because it ends with the object.
     server, device = (_existing_server if flags.existing_servers else _start_server)(flags, spec)
     from mnistdist.model import build_model
     from mnistdist.training.heartbeat import Presence
@@ -126,7 +126,7 @@ def _work(flags, spec):
     with presence:
         result = run_worker(server.target, spec, index, build_graph=build_graph, on_step=on_step, say=say, **options)
         presence.finish()
-    if result.validation is not None:  # or it has been said why
+    if result.validation is not None:  # otherwise a line has said why
         say(f"After {result.global_step} training step(s), validation cross entropy = {result.validation.loss:g}")
         say(f"validation accuracy = {result.validation.accuracy:g}")
 
@@ -141,7 +141,7 @@ def _wait_for_ps(seconds, on_wait, limit, spec):
 
 
 def _existing_server(flags, spec):
-    """What stands for the server that runs at this worker's address, and the name of the worker's device."""
+    """A stand-in for the server that runs at this worker's address, and the name of the worker's device."""
     _import_tensorflow()
     address = spec["worker"][flags.task_index]
     say(f"Using existing server at: grpc://{address}")
@@ -150,9 +150,9 @@ def _existing_server(flags, spec):
 
 
 def _compare(flags, own, found):
-    """Raise UsageError if these flags differ from those that worker 0 has left on the ps.
+    """Raises UsageError if these flags differ from those that worker 0 has left on the ps.
 
-    In worker 0 itself, which may have been started again, those are the flags of the training that the ps tasks hold.
+    In worker 0 itself, which may have been started again, these are the flags of the training that the ps tasks hold.
     """
     if not (words := difference(own, found)):
         return
@@ -180,7 +180,7 @@ def _read_data(flags):
 
 
 def _start_server(flags, spec):
-    """Start this task's server on the devices that are its own; returns it and the name of the worker's device."""
+    """Starts this task's server on its own devices; returns it and the name of the worker's device."""
     address, flag = spec[flags.job_name][flags.task_index], f"--{flags.job_name}_hosts"
     if why := why_no_port(address):
         raise UsageError(f"{flag}: port of {address} is {why}")
@@ -199,7 +199,7 @@ def _start_server(flags, spec):
 
 
 def _pin(flags, spec):
-    """What of this machine is this task's, if the tasks whose addresses have the same host are on it too."""
+    """The share of the machine that this task gets, if the tasks with the same host are on it too."""
     host, _ = parse_address(spec[flags.job_name][flags.task_index])
     here = {job: [i for i, each in enumerate(spec[job]) if parse_address(each)[0] == host] for job in spec}
     try:
@@ -224,7 +224,7 @@ def _import_tensorflow():
 
 @contextlib.contextmanager
 def _no_stderr():
-    """Keep the process's stderr shut: TensorFlow's libraries write there before they read any setting."""
+    """Keeps the process's stderr shut, because TensorFlow's libraries write there before they read any setting."""
     sys.stderr.flush()
     kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)

@@ -1,13 +1,13 @@
-"""The package's own errors: what was expected, what was got, the last log lines, and what to do."""
+"""The package's own errors, which say what was expected, what was got, the last log lines, and what to do."""
 
 import signal
 
-# For children whose output is read by a program: Python 3.13 colours tracebacks where Jupyter has set FORCE_COLOR.
+# For children whose output a program reads, because Python 3.13 colours tracebacks if Jupyter has set FORCE_COLOR.
 PLAIN = {"PYTHON_COLORS": "0"}
 
 
 def describe_exit(returncode):
-    """Exit of a process in words: ``exit code 3`` or the signal's name, ``SIGKILL``."""
+    """The exit of a process in words: ``exit code 3``, or the name of the signal, such as ``SIGKILL``."""
     if returncode < 0:
         return {each.value: each.name for each in signal.Signals}.get(-returncode, f"signal {-returncode}")
     return f"exit code {returncode}"
@@ -16,7 +16,7 @@ def describe_exit(returncode):
 class TaskLost(ConnectionError):
     """In a worker: a ps, or the chief of a synchronous training, has gone.
 
-    Training may go on when it is back, unless it has gone ``for_good``.
+    Training may go on when the task is back, unless it has gone ``for_good``.
     """
 
     def __init__(self, message, for_good=False):
@@ -31,15 +31,15 @@ class _Explained(RuntimeError):
         super().__init__("\n".join([headline, *lines, *[f"what to do: {hint}"] * bool(hint)]))
 
     def __reduce__(self):
-        """Pickle without calling ``__init__`` again: an error goes from one process to another."""
+        """Pickles without calling ``__init__`` again, because an error goes from one process to another."""
         return type(self).__new__, (type(self), *self.args), vars(self)
 
 
 class ClusterStartError(_Explained):
     """The cluster's tasks did not all come up.
 
-    Attributes: ``ready`` and ``expected`` (numbers of tasks), ``timeout`` (seconds), ``log`` (the last lines that the
-    cluster's processes wrote) and ``hint`` (what to do).
+    Attributes: ``ready`` and ``expected`` count tasks, and ``timeout`` is in seconds. ``log`` holds the last lines that
+    the cluster's processes wrote, and ``hint`` says what to do.
 
     Example::
 
@@ -57,7 +57,7 @@ class ClusterStartError(_Explained):
 class TaskFailed(_Explained):
     """A task of a running cluster ended, or its code raised.
 
-    Attributes: ``task`` (the name, ``worker:1``), ``reason``, ``log`` (its last log lines) and ``hint``.
+    Attributes: ``task`` (its name, such as ``worker:1``), ``reason``, ``log`` (its last lines) and ``hint``.
 
     Example::
 

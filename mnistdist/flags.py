@@ -1,42 +1,42 @@
-"""The flags of the program, and what is wrong with their values: all of it known before TensorFlow is imported."""
+"""The flags of the program, and the checks of their values, before TensorFlow is imported."""
 
 from mnistdist import _check
 from mnistdist.cluster.network import parse_address
 from mnistdist.training.spec import TrainSpec as Spec
 from mnistdist.training.spec import check_rounds
 
-# Kind, name, default, meaning. Names and defaults down to existing_servers are the classic program's, with those that
-# it leaves commented out, except for num_gpus: it has 2.
+# Kind, name, default, meaning. The names and defaults down to existing_servers are the classic program's, including
+# those that are commented out there. The exception is num_gpus, whose default is 2 there.
 FLAGS = (
     ("string", "job_name", None, "What this process is: ps or worker."),
     ("integer", "task_index", None, "Which task of its job, from 0. Worker 0, the chief, initialises the model."),
     ("string", "ps_hosts", "192.168.233.201:2222", "Addresses of the ps tasks, host:port, separated by commas."),
-    ("string", "worker_hosts", "192.168.233.202:2223,192.168.233.203:2224", "Addresses of the workers, likewise."),
-    ("string", "data_dir", "/tmp/mnist-data", "Directory of the data set; MNIST is put into a new or empty one."),
-    ("boolean", "download_only", False, "Put the data there and end; needs no job_name."),
-    ("integer", "hidden_units", 100, "Units of the hidden layer."),
-    ("integer", "train_steps", 1000000, "Global steps to train for: updates, or rounds with sync_replicas."),
-    ("integer", "batch_size", Spec.batch_size, "Examples in a batch."),
+    ("string", "worker_hosts", "192.168.233.202:2223,192.168.233.203:2224", "Addresses of the workers, in that form."),
+    ("string", "data_dir", "/tmp/mnist-data", "Directory of the data set; MNIST is written into a new or empty one."),
+    ("boolean", "download_only", False, "Only write the data there; needs no job_name."),
+    ("integer", "hidden_units", 100, "How many units the hidden layer has."),
+    ("integer", "train_steps", 1000000, "Global step to end at: updates, or rounds with sync_replicas."),
+    ("integer", "batch_size", Spec.batch_size, "How many examples a batch has."),
     ("float", "learning_rate", Spec.learning_rate, "Learning rate of the Adam optimizer."),
     ("boolean", "sync_replicas", False, "Average the gradients of several workers for each update."),
-    ("integer", "replicas_to_aggregate", None, "How many, with sync_replicas. Default: as many as workers."),
-    ("integer", "num_gpus", None, "GPUs of this machine to use, one for each of its workers. Default: all found."),
-    ("boolean", "existing_servers", False, "Use servers that run at the workers' addresses; start none."),
-    ("integer", "seed", None, "Makes the initial weights, and each worker's order of batches, repeatable."),
-    ("string", "logdir", None, "Worker 0 keeps checkpoints there; all workers need it to outlive a ps. Default: none."),
-    ("integer", "save_steps", Spec.save_steps, "Global steps from one checkpoint to the next, with logdir."),
-    ("string", "design", Spec.design, "fast, or listing: one fed batch a step, as in the classic program."),
-    ("integer", "log_every", 100, "Print one step in this many."),
+    ("integer", "replicas_to_aggregate", None, "How many gradients, with sync_replicas. Default: as many as workers."),
+    ("integer", "num_gpus", None, "How many GPUs of this machine to use, one for each worker. Default: all."),
+    ("boolean", "existing_servers", False, "Use the servers that run at the workers' addresses; start none."),
+    ("integer", "seed", None, "Makes the initial weights and each worker's order of batches repeatable."),
+    ("string", "logdir", None, "Where worker 0 keeps checkpoints; all workers need it to survive a lost ps."),
+    ("integer", "save_steps", Spec.save_steps, "How many global steps lie between two checkpoints, with logdir."),
+    ("string", "design", Spec.design, "fast, or listing, which feeds one batch for each step."),
+    ("integer", "log_every", 100, "Print one of this many steps."),
     ("float", "wait_timeout", Spec.step_timeout, "Seconds to wait for a ps, worker 0 or a step; a ps: 10 times that."),
-    ("float", "ps_linger", 30.0, "Seconds of silence after which a ps gives a worker up."),
+    ("float", "ps_linger", 30.0, "Seconds of silence after which a ps gives up a worker."),
     ("boolean", "version", False, "Print the version and end."),
     ("boolean", "help", False, "Print this and end."),
 )
-# These are about one machine or one process. All others are the same for all workers of a training; of logdir, whether
-# there is one: only worker 0 writes there, but each worker has to know whether a lost ps can be outlived.
+# These are about one machine or one process. All others must be the same for all workers of a training. Of logdir, only
+# its presence counts: worker 0 alone writes there, but each worker has to know whether it can survive a lost ps.
 MAY_DIFFER = ("job_name", "task_index", "data_dir", "num_gpus", "existing_servers", "log_every", "wait_timeout")
 MAY_DIFFER += ("ps_linger",)
-_ABSLS_OWN = ("flagfile", "undefok")  # in every FlagValues; the first reads files, and may wait for one for ever
+_ABSLS_OWN = ("flagfile", "undefok")  # in every FlagValues; the first reads files, and may wait for ever
 
 
 class UsageError(Exception):
@@ -46,7 +46,7 @@ class UsageError(Exception):
 def parse(argv):
     """The flags with the values in ``argv`` (without the program's name), as an ``absl.flags.FlagValues``.
 
-    Raises :class:`UsageError` if a flag is unknown or its value can't be used, or if something is not a flag.
+    Raises :class:`UsageError` if a flag is unknown, a value can't be used, or a word is not a flag.
     """
     from absl import flags
 
@@ -74,7 +74,7 @@ def parse(argv):
 
 
 class _Lenient:
-    """Leaves a text that is no value of the flag's kind as it is, for :mod:`~mnistdist._check` to refuse."""
+    """Keeps a text that is not a value of the flag's kind, so that :mod:`~mnistdist._check` refuses it."""
 
     def __init__(self, parser):
         self._parser = parser
@@ -90,8 +90,8 @@ class _Lenient:
 
 
 def argument(name, value):
-    """The value of a flag; None is that of one that is not given. Raises :class:`UsageError` if it can't be used."""
-    # After --logdir, with a space and an empty variable, comes the next flag.
+    """The value of a flag, None if it is not given. Raises :class:`UsageError` if the value can't be used."""
+    # If --logdir is followed by a space and an empty variable, its value is the next flag.
     if name in _check.PATHS and value is not None and value.startswith("-"):
         raise UsageError(f"--{name}: expected the name of a directory, got {value!r}")
     try:
@@ -101,7 +101,7 @@ def argument(name, value):
 
 
 def describe():
-    """What each flag means and its default, a line each, and which may differ between the tasks of a training."""
+    """A line for each flag, with its meaning and default, and which flags may differ between the tasks."""
     width = max(len(name) for _, name, _, _ in FLAGS) + 6
     lines = [
         f"  --{name}".ljust(width) + meaning + ("" if default in (None, False) else f" Default: {default}")
@@ -109,13 +109,13 @@ def describe():
     ]
     free = ", ".join(f"--{name}" for name in MAY_DIFFER)
     lines += ["", f"These may differ between the tasks of a training: {free}."]
-    lines += ["All others must be the same for every worker, and the addresses for every ps. But each machine may have"]
-    lines += ["other names for the hosts, and another folder for --logdir."]
+    lines += ["All others must be the same for every worker, and the addresses must be the same for every ps. But each"]
+    lines += ["machine may have other names for the hosts, and another folder for --logdir."]
     return "\n".join(lines)
 
 
 def shared(flags, spec):
-    """The flags that all workers need to have in common, ``{name: value}``; a ps, its two lists of addresses."""
+    """The flags that all workers must have in common, ``{name: value}``; for a ps, the two lists of addresses."""
     values = {name: flags[name].value for _, name, _, _ in FLAGS if name not in MAY_DIFFER}
     values |= {f"{job}_hosts": ",".join(addresses) for job, addresses in spec.items()}
     if flags.sync_replicas:
@@ -124,7 +124,7 @@ def shared(flags, spec):
 
 
 def difference(here, there):
-    """In words, which of the flags of one task, as :func:`shared` has them, are others there; "" if none is."""
+    """In words, which flags from :func:`shared` differ between two tasks; "" if none does."""
 
     def shown(value):
         return "not given" if value is None else value
@@ -134,7 +134,7 @@ def difference(here, there):
 
 
 def _essence(name, value):
-    """What of a flag has to be the same for all: each machine may have its own names of hosts and folders."""
+    """The part of a flag that has to be the same for all; each machine may name hosts and folders in its own way."""
     if value is not None and name.endswith("_hosts"):
         return [parse_address(address)[1] for address in value.split(",")]
     return value is not None if name == "logdir" else value
@@ -143,7 +143,7 @@ def _essence(name, value):
 def check(flags):
     """The addresses of the cluster by job, ``{"ps": [...], "worker": [...]}``, if all flags make sense together.
 
-    Raises :class:`UsageError` for the first flag that does not.
+    Raises :class:`UsageError` for the first flag that doesn't.
     """
     if not flags.job_name:
         raise UsageError("Must specify an explicit `job_name`: --job_name=ps or --job_name=worker")

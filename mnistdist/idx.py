@@ -1,9 +1,9 @@
-"""The four idx files of a data set: where they are, MNIST for a directory without them, how they are read.
+"""The four idx files of a data set: finding them, writing MNIST into a directory without them, and reading them.
 
-A file is checked as it is read, and no more of it is read than its header announces: whatever it holds, the
+A file is checked as it is read, and no more of it is read than its header announces. Whatever it holds, the
 outcome is an array or one error that names the file.
 
-Source: the idx format as on the MNIST page (LeCun, Cortes, Burges): two zero bytes, a type code, the number
+Source: the idx format from the MNIST page (LeCun, Cortes, Burges): two zero bytes, a type code, the number
 of dimensions, each dimension as a big-endian uint32, then the values.
 """
 
@@ -38,7 +38,7 @@ _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar")
 
 
 class DataError(ValueError):
-    """A data file or directory is not what it should be; says which, what was expected and what was found.
+    """A data file or directory is not what it should be. The message names it, what was expected and what was found.
 
     Example::
 
@@ -58,11 +58,11 @@ def embedded_files():
 
 
 def files_in(data_dir):
-    """The four files in a directory, after putting MNIST there if there is nothing else in it, or no such directory.
+    """The four files in a directory. MNIST is first written there if it holds nothing else or does not exist.
 
-    Returns a dict from the name to the path. Raises :class:`DataError` if ``data_dir`` is no directory, or if files are
-    missing and there is something in it that is not MNIST's; ``OSError`` if it can't be read, made or written;
-    ``TypeError`` if it is no path.
+    Returns a dict from name to path. Raises :class:`DataError` if ``data_dir`` is not a directory, or if files are
+    missing and it holds something that is not MNIST's, ``OSError`` if it can't be read, made or written, and
+    ``TypeError`` if it is not a path.
     """
     try:
         directory = Path(_check.path("data_dir", data_dir))
@@ -86,10 +86,10 @@ def files_in(data_dir):
 
 
 def read_idx(path, ndim):
-    """Read an idx file of unsigned bytes, packed by gzip or not: a read-only uint8 array of shape (N, 28, 28) or (N,).
+    """Reads an idx file of unsigned bytes, plain or gzipped, as a read-only uint8 array of shape (N, 28, 28) or (N,).
 
-    Args: the path of the file; 3 for images, which must be of 28 x 28 pixels, or 1 for labels. Raises
-    :class:`DataError` if the file is damaged, or holds less, more or something else; ``OSError`` if it can't be read.
+    Takes the path, and 3 for images, which must have 28 x 28 pixels, or 1 for labels. Raises :class:`DataError` if the
+    file is damaged or holds less, more or something else, and ``OSError`` if it can't be read.
     """
     magic = bytes([0, 0, _UNSIGNED_BYTE, ndim])
     if path.exists() and not path.is_file():
@@ -121,7 +121,7 @@ def read_idx(path, ndim):
 
 
 def _check_only_mnist(directory, entries, found, missing):
-    """Refuse to write MNIST into a directory that holds anything else: that is another set, or no place for one."""
+    """Refuses to write MNIST into a directory that holds anything else, which may be another set."""
     lack = f"{directory}: expected {', '.join(_NAMES)}, with or without .gz; missing: {', '.join(missing)}"
     # A hidden file may be what an interrupted copy has left, and a new file system has lost+found.
     strangers = [name for name in entries if not name.startswith(".") and name != "lost+found"]
@@ -138,7 +138,7 @@ def _check_only_mnist(directory, entries, found, missing):
 
 
 def _advice(directory, strangers, links):
-    """What to do about a directory without the four files, by what there is instead."""
+    """What to do about a directory without the four files, depending on what it holds instead."""
     # As torchvision has it: raw/ beside processed/, both in a directory named for the set.
     for raw in [directory / "raw", *directory.glob("*/raw"), directory.parent / "raw"]:
         if any(os.path.exists(raw / f"{name}{ending}") for name in _NAMES for ending in ("", ".gz")):
@@ -163,7 +163,7 @@ def _bad(path, expected, found):
 
 @contextlib.contextmanager
 def _naming(path):
-    """Let every error of reading or writing a file say which file it is about."""
+    """Lets every error of reading or writing a file say which file it is about."""
     try:
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

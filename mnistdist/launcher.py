@@ -1,4 +1,4 @@
-"""The tasks of ``mnistdist run``: the program of ``distributed.py`` as local processes, one a task."""
+"""The tasks of ``mnistdist run``: a local process for each task, running the program of ``distributed.py``."""
 
 import contextlib
 import os
@@ -13,11 +13,11 @@ from mnistdist.errors import describe_exit
 
 
 class Tasks:
-    """The running tasks: their output goes to ours, line by line, each with the task's name before it."""
+    """The running tasks. Their output goes to ours line by line, with the task's name in front."""
 
     def __init__(self, pins, flags, restarts, wait_timeout, *, restores):
         self._pins, self._flags, self._restarts, self._restores = pins, flags, restarts, restores
-        self._patience = 2 * wait_timeout  # who waits for a stopped task tells first, and tells more
+        self._patience = 2 * wait_timeout  # a task that waits for a stopped one reports first, and reports more
         self._failure, self._interrupts, self._lost = 0, 0, None
         self._lock = threading.Lock()
         self._processes, self._readers, self._again = {}, [], set()
@@ -29,7 +29,7 @@ class Tasks:
 
     @contextlib.contextmanager
     def _supervised(self):
-        """End all tasks if an error ends the block: one that can't be started, say."""
+        """Ends all tasks if an error ends the block, for instance because a task can't be started."""
         try:
             yield
         except BaseException:
@@ -37,18 +37,18 @@ class Tasks:
             raise
 
     def _start(self, task):
-        if self._failure:  # a signal has come: what is not there needs not be ended
+        if self._failure:  # a signal has come, and what is not there need not be ended
             return
         (job, index), pin = task, self._pins[task]
         program = "from mnistdist.distributed import run; run()"
         command = linux.command(program, f"--job_name={job}", f"--task_index={index}", *self._flags)
         env = linux.environment(os.environ) | dict(pin.env) | {"PYTHONUNBUFFERED": "1"}
         files = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        # In a session of its own: Ctrl-C comes to this process alone, which passes it on.
+        # In a session of its own, so that Ctrl-C reaches this process alone, which passes it on.
         options = {"text": True, "errors": "replace", "env": env, "start_new_session": True}
         process = linux.start(command, cores=pin.cores, **files, **options)
         self._processes[task] = process
-        if self._interrupts:  # it came while this one was being started
+        if self._interrupts:  # an interrupt came while this task was being started
             process.send_signal(signal.SIGTERM)
         reader = threading.Thread(target=self._copy, args=(f"{job}:{index}", process.stdout))
         reader.start()
@@ -73,17 +73,17 @@ class Tasks:
         for process in self._processes.values():
             if process.poll() is None:
                 process.send_signal(number)
-                process.send_signal(signal.SIGCONT)  # one that is stopped would not hear it
+                process.send_signal(signal.SIGCONT)  # because a stopped one would not hear it
 
     def wait(self):
-        """Wait for the end of all; the first task that fails ends the rest. Returns the exit status.
+        """Waits for the end of all tasks and returns the exit status; the first task that fails ends the rest.
 
-        Raises :class:`OutputLost` if what the tasks said could not be written; that ends them too.
+        Raises :class:`OutputLost` if the tasks' output could not be written, which also ends them.
         """
         left, stopped = dict(self._processes), StoppedTasks(self._patience)
         with self._supervised():
             while left:
-                if self._lost and not self._failure:  # they would train for nobody
+                if self._lost and not self._failure:  # the tasks would train for nobody
                     self._failure = self._lost.status
                     self._send(signal.SIGTERM)
                 for job, index in stopped.find({task: process.pid for task, process in left.items()}):
@@ -91,7 +91,7 @@ class Tasks:
                     complain(f"mnistdist run: {job}:{index} {why}")
                     left[job, index].kill()
                 for task, process in list(left.items()):
-                    if left.get(task) is not process:  # started again in this very round
+                    if left.get(task) is not process:  # it has been started again in this very round
                         continue
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         status = process.wait(timeout=0.1 / len(left))
@@ -99,7 +99,7 @@ class Tasks:
                         if status and not self._failure:
                             self._replace(task, status, left)
                 if not any(job == "worker" for job, _ in left):
-                    for task in self._again & set(left):  # a ps that no worker will ever speak to
+                    for task in self._again & set(left):  # a ps to which no worker will ever speak
                         left[task].terminate()
         for reader in self._readers:
             reader.join()
@@ -108,7 +108,7 @@ class Tasks:
         return self._failure
 
     def _replace(self, task, status, left):
-        """A task has failed: start it again, or end all others, or neither if nobody needs it."""
+        """A task has failed: starts it again, or ends all others, or does neither if nobody needs it."""
         ended = f"{task[0]}:{task[1]} ended with {describe_exit(status)}"
         finished = [each for each in self._processes if self._processes[each].poll() == 0]
         workers = [each for each in self._pins if each[0] == "worker"]

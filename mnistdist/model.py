@@ -1,7 +1,7 @@
 """The classic program's network: 784 inputs, one hidden layer of rectified linear units, 10 probabilities.
 
-Op for op as in the program that the book studies, weaknesses included, which the chapter "Data and model" measures:
-a loss that is summed over the batch, and a clip that keeps the logarithm from zero.
+It has the same ops as the program that the book studies, and the same weaknesses, which the chapter "Data and model"
+measures: a loss that is summed over the batch, and a clip that keeps the logarithm from zero.
 """
 
 import functools
@@ -22,14 +22,14 @@ EVALUATED_AT_ONCE = 500
 
 @dataclass(frozen=True)
 class Graph:
-    """The tensors that a training loop needs of a model: what a ``build_graph()`` of your own returns.
+    """The tensors of a model that a training loop needs. A ``build_graph()`` of your own returns them.
 
     Attributes:
-        x: Placeholder for the images, float32 of shape (batch, pixels).
-        y_: Placeholder for the labels, float32 of shape (batch, classes), one-hot.
-        y: Predicted probabilities, float32 of shape (batch, classes).
-        loss: What training minimises, a float32 scalar.
-        accuracy: Share of the batch whose most probable class is the labelled one, a float32 scalar.
+        x: The placeholder for the images, float32 of shape (batch, pixels).
+        y_: The placeholder for the labels, float32 of shape (batch, classes), one-hot.
+        y: The predicted probabilities, float32 of shape (batch, classes).
+        loss: The float32 scalar that training minimises.
+        accuracy: The share of the batch whose most probable class is the labelled one, a float32 scalar.
 
     Example::
 
@@ -94,7 +94,7 @@ def accuracy(y_, y):
 def evaluate(session, model, dataset, timeout=None):
     """The model's :class:`Evaluation` on a data set with ``images`` and ``labels``, in batches of a few hundred.
 
-    ``TimeoutError`` if one of them takes more than ``timeout`` seconds; None for any.
+    Raises ``TimeoutError`` if a batch takes more than ``timeout`` seconds; None for any.
     """
     return evaluate_and_predict(session, model, dataset, timeout)[0]
 
@@ -102,7 +102,7 @@ def evaluate(session, model, dataset, timeout=None):
 def evaluate_and_predict(session, model, dataset, timeout=None):
     """The model's :class:`Evaluation` on a data set, and its ``y`` for each example; see :func:`evaluate`.
 
-    The loss is that of the whole set in one batch, whether it is a sum over the examples or a mean, plus a constant.
+    The loss is that of the whole set in one batch, whether it is a sum or a mean over the examples, plus a constant.
     """
     count, parts, late = len(dataset.images), [], f"no evaluation within {timeout} s: a ps does not answer"
     fixed = model.x.shape.as_list()[0] if model.x.shape.rank else None

@@ -1,7 +1,7 @@
-"""Which device an op is asked to run on, and where it does run.
+"""Where an op is asked to run, and where it does run.
 
-An op's ``device`` is a request, often a partial one. TensorFlow's placer settles the rest when a session first runs
-the op, and the ops that carry a tensor from one task to another appear only then.
+An op's ``device`` is a request, and often a partial one. TensorFlow's placer decides the rest when a session first runs
+the op. Only then do the ops appear that carry a tensor from one task to another.
 """
 
 import tensorflow.compat.v1 as tf
@@ -32,17 +32,17 @@ def replica_devices(cluster_spec, task_index, device="cpu:0"):
 
 
 def traced_run(session, fetches, feed_dict=None):
-    """``session.run`` that also says where the ops ran: returns ``(values, run_metadata)`` for :func:`placements`."""
+    """``session.run`` that also records where the ops ran: ``(values, run_metadata)``, for :func:`placements`."""
     run_metadata = tf.RunMetadata()
     options = tf.RunOptions(output_partition_graphs=True)
     return session.run(fetches, feed_dict, options, run_metadata), run_metadata
 
 
 def placements(graph, run_metadata=None):
-    """Where each op was asked to go and where it went, as a list of :class:`Placement`.
+    """Where each op was asked to run and where it ran, as a list of :class:`Placement`.
 
-    Without ``run_metadata``: the requests of all ops of the graph. With what :func:`traced_run` returned: the ops of
-    that run alone, pruned and optimised as TensorFlow ran them.
+    Without ``run_metadata``, these are the requests of all ops of the graph. With the metadata from :func:`traced_run`,
+    they are the ops of that run alone, pruned and optimised as TensorFlow ran them.
     """
     if run_metadata is None:
         return [Placement(op.name, op.type, op.device, None) for op in graph.get_operations()]

@@ -1,7 +1,7 @@
 """The book's figures.
 
-Every function takes data and returns a :class:`~mnistdist.style.Figure`, which a notebook shows when it is a cell's
-value. Nothing is registered with pyplot, so nothing is shown twice or left open; ``figure.savefig(path)`` writes a
+Every function takes data and returns a :class:`~mnistdist.style.Figure`, which a notebook shows if it is a cell's
+value. Nothing is registered with pyplot, so nothing is shown twice or left open. ``figure.savefig(path)`` writes a
 file. A frame without rows, as of a training that was complete before it began, gives axes without a curve.
 """
 
@@ -17,17 +17,17 @@ from mnistdist.steps import StepRecord, loss_curve, require, staleness_counts
 from mnistdist.style import COMMUNICATION, FAILURE, INK, STYLE, WIDTH, WORKER, Figure, new_figure
 
 LIGHT_WORKER = "#66AAD1"  # every second step
-# Runs that are compared: none but the first has a role's colour, and each has its own line, for print.
+# Runs that are compared. Only the first has a role's colour, and each has its own line, for print.
 SERIES = [(WORKER, "-"), (INK, "--"), ("#B65C95", "-."), ("#00805C", (0, (1, 1)))]
 
 
 @mpl.rc_context(STYLE)
 def loss_curves(frames: Mapping[str, pd.DataFrame], *, window: int = 50) -> Figure:
-    """Draws the loss of each run against steps (left) and seconds (right): faint as it was, strong smoothed.
+    """Draws the loss of each run against steps (left) and seconds (right), with a strong line for the smoothed loss.
 
     Args:
-        frames: Label to frame (:func:`mnistdist.steps.to_frame`), or one frame.
-        window: Steps in the moving mean.
+        frames: A dict from label to frame (:func:`mnistdist.steps.to_frame`), or one frame.
+        window: How many steps the moving mean covers.
     """
     frames = _named(frames)
     figure = new_figure(3.2)
@@ -54,7 +54,7 @@ def loss_curves(frames: Mapping[str, pd.DataFrame], *, window: int = 50) -> Figu
 
 
 def _label_ends(axes, ends):
-    """Writes each label at its line's end, below the lines that go on, and below a label already there."""
+    """Writes each label at the end of its line, below lines that go on and below labels that are already there."""
     if not any(label for _, _, label, _ in ends):
         return
     left, right = axes.get_xlim()
@@ -76,14 +76,14 @@ def _label_ends(axes, ends):
 
 @mpl.rc_context(STYLE)
 def timeline(frames: pd.DataFrame | Mapping[str, pd.DataFrame], *, window: tuple[float, float] | None = None) -> Figure:
-    """Draws when each worker was in a step: a row a task, a bar a step, blank where it was idle.
+    """Draws when each worker was in a step: a row for each task, a bar for each step, and blanks while it was idle.
 
-    Steps alternate between two shades, and carry their number where it fits. Several runs share the seconds. In a
+    Steps alternate between two shades, and carry their number if it fits. Several runs share the axis of seconds. In a
     synchronous run, dashed lines mark the ends of rounds, unless there are more than 40.
 
     Args:
-        frames: A frame (:func:`mnistdist.steps.to_frame`), or label to frame.
-        window: First and last second to show; by default all.
+        frames: A frame (:func:`mnistdist.steps.to_frame`), or a dict from label to frame.
+        window: The first and last second to show; by default all.
     """
     frames = _named(frames)
     first, last = window or (0.0, max((frame["end"].max() for frame in frames.values() if len(frame)), default=1.0))
@@ -128,13 +128,13 @@ def _step_bars(axes, row, steps, first, last):
 
 @mpl.rc_context(STYLE)
 def staleness_histogram(frames: Mapping[str, pd.DataFrame]) -> Figure:
-    """Draws what share of the steps of each run had which staleness, and marks the mean.
+    """Draws the share of each run's steps that had each staleness, and marks the mean.
 
     Args:
-        frames: Label to frame (:func:`mnistdist.steps.to_frame`) of asynchronous runs, or one frame.
+        frames: A dict from label to frame (:func:`mnistdist.steps.to_frame`) of asynchronous runs, or one frame.
     """
     counts = {label: staleness_counts(f) if len(f) else pd.Series(dtype=int) for label, f in _named(frames).items()}
-    # A pause of one worker makes a few steps very stale: what is beyond nearly all steps goes into one bar.
+    # A pause of one worker makes a few steps very stale. What is beyond nearly all steps goes into one bar.
     shown = max(int((steps.cumsum() < 0.99 * steps.sum()).sum()) for steps in counts.values())
     figure = new_figure(0.7 + 1.05 * len(counts))
     panels = figure.subplots(len(counts), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
@@ -158,13 +158,13 @@ def staleness_histogram(frames: Mapping[str, pd.DataFrame]) -> Figure:
 
 @mpl.rc_context(STYLE)
 def digits(images, labels: Sequence[int], predictions: Sequence[int], *, columns: int = 10) -> Figure:
-    """Draws digits in a grid, each with its prediction; a wrong one is framed and says what it is.
+    """Draws digits in a grid, each with its prediction. A wrong one is framed, and the true digit is added.
 
     Args:
-        images: Array ``[n, 784]`` or ``[n, 28, 28]``, dark where large.
+        images: An array ``[n, 784]`` or ``[n, 28, 28]``; large numbers are dark.
         labels: The true digits, ``[n]``.
         predictions: The predicted digits, ``[n]``.
-        columns: Digits in a row.
+        columns: How many digits a row has.
     """
     labels, predictions = _digit_pairs(labels, predictions)
     images = np.asarray(images)
@@ -188,7 +188,7 @@ def digits(images, labels: Sequence[int], predictions: Sequence[int], *, columns
 
 @mpl.rc_context(STYLE)
 def confusion_matrix(labels: Sequence[int], predictions: Sequence[int]) -> Figure:
-    """Draws how many images of each digit were taken for which: shade on a log scale, so that rare errors show.
+    """Draws how many images of each digit were taken for which digit, with shades on a log scale that show rare errors.
 
     Args:
         labels: The true digits, ``[n]``.
@@ -216,12 +216,12 @@ def confusion_matrix(labels: Sequence[int], predictions: Sequence[int]) -> Figur
 
 @mpl.rc_context(STYLE)
 def bars_with_spread(groups: Mapping[str, Sequence[float]], *, xlabel: str, precision: int = 3) -> Figure:
-    """Compares repeated measurements: a bar at each group's mean, every value a dot, a whisker of one deviation.
+    """Compares repeated measurements: a bar at each group's mean, a dot for each value, a whisker of one deviation.
 
     Args:
-        groups: Label to values, all in one unit.
+        groups: A dict from label to values, all in one unit.
         xlabel: What is measured, with its unit.
-        precision: Significant digits of the printed means.
+        precision: How many significant digits the printed means have.
     """
     if not groups or any(len(values) == 0 for values in groups.values()):
         raise ValueError(f"each group needs at least one value; got { ({k: len(v) for k, v in groups.items()}) }")

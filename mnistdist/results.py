@@ -1,4 +1,4 @@
-"""What a training brings home. Free of TensorFlow, so that a notebook can receive it without importing that."""
+"""The results of a training. A notebook can receive them without importing TensorFlow."""
 
 import zipfile
 import zlib
@@ -14,22 +14,22 @@ from mnistdist._files import whole
 
 
 class Evaluation(NamedTuple):
-    """Loss (the classic program's is cross entropy, summed over the examples) and accuracy on a whole data set."""
+    """Loss and accuracy on a whole data set. The classic program's loss is the cross entropy, summed over examples."""
 
     loss: float
     accuracy: float
 
 
 class WorkerResult(NamedTuple):
-    """What one worker brings home.
+    """The results of one worker.
 
     Attributes:
-        task_index: Which worker.
-        steps: Its :class:`StepRecord` list.
-        seconds: Time from its first step to its last.
-        validation: :class:`Evaluation` at its end, when others may still be finishing a step; None without a set, or if
-            the model fails on it.
-        global_step: That of its last step; if it has made none, because the training was complete, the one it found.
+        task_index: Which worker this is.
+        steps: A list with the :class:`StepRecord` of each of its steps.
+        seconds: The time from its first step to its last.
+        validation: The :class:`Evaluation` at its end, when others may still be finishing a step; None if there is no
+            validation set, or if the model fails on it.
+        global_step: The global step after its last step. If the training was already complete, the one that it found.
     """
 
     task_index: int
@@ -43,12 +43,12 @@ class SharedModel(NamedTuple):
     """A trained model, read from the ps tasks when nobody changes it any more.
 
     Attributes:
-        global_step: Updates or rounds it has seen.
-        variables: The variables that the model consists of: a dict from the name to a NumPy array.
-        validation: :class:`Evaluation` on the validation set; None without one.
-        test: :class:`Evaluation` on the test set; None without one.
-        probabilities: Predicted for the test set, float32 of shape (examples, classes); None without a set.
-        error: Why the model could not be evaluated, in which case the three above are None; else None.
+        global_step: How many updates or rounds it has had.
+        variables: The variables that the model consists of, a dict from name to NumPy array.
+        validation: The :class:`Evaluation` on the validation set; None if there is no such set.
+        test: The :class:`Evaluation` on the test set; None if there is no such set.
+        probabilities: The predictions for the test set, float32 of shape (examples, classes); None if there is no set.
+        error: Why the model could not be evaluated, in which case the three above are None; otherwise None.
     """
 
     global_step: int
@@ -61,13 +61,13 @@ class SharedModel(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """What a training has brought.
+    """The results of a training.
 
     Attributes:
-        sync: Whether it was synchronous.
-        results: A :class:`~mnistdist.results.WorkerResult` a worker, in the order of their index.
-        model: The :class:`~mnistdist.results.SharedModel` that was on the ps tasks when all had ended.
-        local_steps: Batches that each push stands for.
+        sync: Whether the training was synchronous.
+        results: A :class:`~mnistdist.results.WorkerResult` for each worker, in the order of their index.
+        model: The :class:`~mnistdist.results.SharedModel` that was on the ps tasks when all workers had ended.
+        local_steps: How many batches each push stands for.
 
     Example::
 
@@ -83,9 +83,9 @@ class Run:
 
     @cached_property
     def steps(self):
-        """Every step of every worker, as :func:`mnistdist.steps.to_frame` has it.
+        """Every step of every worker, a table from :func:`mnistdist.steps.to_frame`.
 
-        It has no rows if the checkpoints of the ``logdir`` had the last step already; figures are empty then.
+        If the checkpoints of the ``logdir`` already had the last step, the table has no rows, and figures are empty.
         """
         from mnistdist.steps import to_frame
 
@@ -94,17 +94,17 @@ class Run:
 
     @property
     def global_step(self):
-        """Updates (asynchronous) or rounds (synchronous) that the variables have seen."""
+        """How many updates (asynchronous) or rounds (synchronous) the variables have had."""
         return self.model.global_step
 
     @property
     def validation(self):
-        """Loss and accuracy on the validation set, once all workers had ended (an ``Evaluation``); None without one."""
+        """The ``Evaluation`` on the validation set after all workers had ended; None if there is no such set."""
         return self.model.validation
 
     @property
     def test(self):
-        """Loss and accuracy on the test set, likewise."""
+        """The ``Evaluation`` on the test set after all workers had ended; None if there is no such set."""
         return self.model.test
 
     @property
@@ -114,9 +114,9 @@ class Run:
 
     @property
     def predictions(self):
-        """The class that the model gives each test example, int64 of shape (examples,).
+        """The class that the model predicts for each test example, int64 of shape (examples,).
 
-        Raises ``ValueError`` if the training had no test set, or the evaluation failed.
+        Raises ``ValueError`` if the training had no test set or the evaluation failed.
         """
         if self.model.probabilities is None:
             why = self.error or "the training had no test set; give train() data with one"
@@ -124,27 +124,27 @@ class Run:
         return self.model.probabilities.argmax(axis=1)
 
     def plot_loss(self):
-        """Figure of the loss against steps and against seconds."""
+        """Draws the loss against steps and against seconds."""
         from mnistdist.plots import loss_curves
 
         return loss_curves({"": self.steps})
 
     def plot_timeline(self, **options):
-        """Figure of who was in a step when; see :func:`mnistdist.plots.timeline` for the options."""
+        """Draws when each worker was in a step; :func:`mnistdist.plots.timeline` describes the options."""
         from mnistdist.plots import timeline
 
         return timeline(self.steps, **options)
 
     def plot_staleness(self):
-        """Figure of how many updates of others each update had missed."""
+        """Draws how many updates by others each update has missed."""
         from mnistdist.plots import staleness_histogram
 
         return staleness_histogram({f"{len(self.results)} workers": self.steps})
 
     def save(self, path):
-        """Write the model's variables to ``path`` as a NumPy archive, whole or not at all; :func:`restore` reads it.
+        """Writes the model's variables to ``path`` as a NumPy archive, which :func:`restore` reads. Returns the path.
 
-        Returns the path. Raises ``OSError`` naming it when it can't be written, ``ValueError`` when it names no file.
+        It is written whole or not at all. Raises ``OSError`` if that fails, and ``ValueError`` if ``path`` is no file.
         """
         path = Path(_check.path("path", path, "file"))
         if not path.name:
@@ -160,11 +160,11 @@ class Run:
 
 
 def restore(session, path):
-    """Give the variables of a session's graph the values that :meth:`Run.save` wrote, by name.
+    """Gives the variables of a session's graph the values that :meth:`Run.save` wrote, by name.
 
-    Args: a ``tf.Session``, in one process or on a cluster, whose graph has the same variables; the path.
-    Raises ``ValueError`` when names or shapes differ, naming them, or when the file is none of these; ``OSError`` when
-    it can't be read.
+    ``session`` is a ``tf.Session``, in one process or on a cluster, whose graph has the same variables. Raises
+    ``ValueError`` if names or shapes differ, which it names, or if ``path`` is not such a file, and ``OSError`` if the
+    file can't be read.
 
     Example::
 
@@ -202,9 +202,9 @@ def restore(session, path):
 
 
 class Placement(NamedTuple):
-    """One op: its name and type, the device that was ``requested`` (may be empty or partial), and the ``actual`` one.
+    """An op's name and type, the device that was ``requested`` (it may be empty or partial), and the ``actual`` device.
 
-    ``requested`` is None for an op that TensorFlow added by itself, such as a ``_Send``; ``actual`` is None for one
+    ``requested`` is None for an op that TensorFlow added by itself, such as a ``_Send``. ``actual`` is None for an op
     that was not run.
     """
 

@@ -1,6 +1,6 @@
-"""What each worker notes of each training step, and what can be told from the notes: staleness, throughput, loss.
+"""What each worker records about each training step, and what the records show: staleness, throughput, loss.
 
-Pandas is imported where it is used: every task of a cluster imports this module for :class:`StepRecord` alone.
+Pandas is imported where it is used, because every task of a cluster imports this module for :class:`StepRecord`.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ class StepRecord(NamedTuple):
     """One training step of one worker.
 
     Attributes:
-        worker: Task index of the worker.
-        local_step: Number of this step among the worker's own, from 1.
-        global_step_before: Global step read *before* the parameters were pulled.
-        global_step_after: Asynchronous: the number of this step's own update, counted and read in one op after it.
-            Synchronous: the number on the token that the step drew, which is how many rounds there had been.
-        start: Seconds, by ``time.monotonic()``. On Linux and macOS it is one clock for all processes of a machine, so
-            the steps of different workers can be laid side by side; it says nothing across machines.
-        end: Likewise.
-        loss: Loss of this step's batch, on the parameters that were pulled.
+        worker: The task index of the worker.
+        local_step: The number of this step among the worker's own steps, from 1.
+        global_step_before: The global step that was read *before* the parameters were pulled.
+        global_step_after: In asynchronous training, the number of this step's own update, which one op counts and
+            reads. In synchronous training, the number on the token that the step drew: how many rounds there had been.
+        start: Seconds of ``time.monotonic()``. On Linux and macOS all processes of a machine share this clock, so the
+            steps of different workers can be compared. Between machines they can't.
+        end: Seconds of the same clock.
+        loss: The loss of this step's batch with the parameters that were pulled.
 
     Example::
 
@@ -45,27 +45,27 @@ class StepRecord(NamedTuple):
 
 
 def to_frame(records: Iterable[StepRecord], *, sync: bool = False, local_steps: int = 1) -> pd.DataFrame:
-    """Puts the records of a run into a table, one row a step, in the order in which the steps ended.
+    """Puts the records of a run into a table with one row for each step, in the order in which the steps ended.
 
     The columns are those of :class:`StepRecord`, with ``start`` and ``end`` counted from the run's first start, and
     ``staleness`` (nullable integer).
 
-    Asynchronous: staleness is the number of updates that others made to the parameters between this step's pull
-    and its push, ``global_step_after - global_step_before - 1`` (``- local_steps``, if each record is a push of the
-    change that so many local steps made; an update is then a batch). An update of another worker that falls into the
-    moment between reading the counter and pulling, or between pushing and counting, may be counted on the wrong side.
-    Where the counter did not rise (the ps was restarted during the step), staleness is missing.
+    In asynchronous training, staleness is how many updates others made to the parameters between this step's pull and
+    its push: ``global_step_after - global_step_before - 1``, or ``- local_steps`` if each record is a push of what this
+    many steps have changed, each of which counts as an update. If another worker updates between the reading of the
+    counter and the pull, or between the push and the count, its update may be counted on the wrong side. If the
+    counter did not rise because the ps was restarted during the step, staleness is missing.
 
-    Synchronous (``sync=True``): the counter counts rounds, and staleness is missing throughout. A worker's step
-    ends when it draws a token, not when its gradient is applied, so the difference of the two readings is no count
-    of updates missed: 1 is a worker in step with the rounds; 0 one that drew a spare token (an initial one, or one
-    that a slow worker left) and did not wait; 2 or more one that rounds went by without. ``SyncReplicasOptimizer``
-    drops a gradient that is older than the round it arrives in; which were dropped, no record tells.
+    In synchronous training (``sync=True``), the counter counts rounds, and all staleness is missing. A worker's step
+    ends when it draws a token, not when its gradient is applied, so the difference of the two readings does not count
+    missed updates. It is 1 if the worker keeps pace with the rounds, 0 if it drew a spare token (an initial one, or one
+    that a slow worker left) and did not wait, and more if rounds went by without it. ``SyncReplicasOptimizer`` drops a
+    gradient that is older than the round in which it arrives; no record tells which were dropped.
 
-    Without records, as of a training that was complete before it began, the table has these columns and no rows.
+    Without records, as for a training that was complete before it began, the table has these columns and no rows.
 
     Raises:
-        ValueError: if a record ends before it starts.
+        ValueError: A record ends before it starts.
     """
     import pandas as pd
 
@@ -82,18 +82,18 @@ def to_frame(records: Iterable[StepRecord], *, sync: bool = False, local_steps: 
 
 
 def throughput(frame: pd.DataFrame, *, of: str = "updates") -> float:
-    """Returns how many updates, or batches, a second, from the first start to the last end in the frame.
+    """Returns how many updates or batches there were each second, from the first start to the last end in the frame.
 
-    An update is one rise of the global step: a worker's step in asynchronous training, a round in synchronous
+    An update is one rise of the global step: a worker's step in asynchronous training, and a round in synchronous
     training. Updates by workers whose rows are not in the frame count too. A batch is a row. The first steps of a
-    worker include setting up its graph; leave them out with, say, ``throughput(frame[frame.local_step > 10])``.
+    worker include setting up its graph; ``throughput(frame[frame.local_step > 10])`` leaves them out.
 
     Args:
         frame: From :func:`to_frame`.
         of: ``"updates"`` or ``"batches"``.
 
     Raises:
-        ValueError: if the frame is empty, lacks a column or covers no time, or ``of`` is something else.
+        ValueError: The frame is empty, lacks a column or covers no time, or ``of`` is something else.
     """
     require(frame, "start", "end", "global_step_before", "global_step_after")
     seconds = frame["end"].max() - frame["start"].min()
@@ -106,10 +106,10 @@ def throughput(frame: pd.DataFrame, *, of: str = "updates") -> float:
 
 
 def staleness_counts(frame: pd.DataFrame) -> pd.Series:
-    """Counts the steps of each staleness, from 0 to the largest: index ``staleness``, values ``steps``.
+    """Counts the steps of each staleness from 0 to the largest, as a series ``steps`` with the index ``staleness``.
 
     Raises:
-        ValueError: if the frame is empty, lacks the column, or has no staleness, as in synchronous training.
+        ValueError: The frame is empty, lacks the column, or has no staleness, as in synchronous training.
     """
     require(frame, "staleness")
     known = frame["staleness"].dropna().astype(int)
@@ -125,14 +125,14 @@ def loss_curve(frame: pd.DataFrame, window: int = 50, *, against: str = "global_
 
     Args:
         frame: From :func:`to_frame`.
-        window: Number of rows whose mean is the smoothed loss: each row and those before it (fewer at the start).
+        window: How many rows are averaged for the smoothed loss: each row and those before it, fewer at the start.
         against: ``"global_step_after"``, or ``"end"`` for seconds.
 
     Returns:
         A frame with the columns ``against``, ``loss`` and ``smooth``, sorted by the first.
 
     Raises:
-        ValueError: if the frame is empty or lacks a column, or ``window`` is less than 1.
+        ValueError: The frame is empty or lacks a column, or ``window`` is less than 1.
     """
     require(frame, against, "end", "loss")
     if window < 1:

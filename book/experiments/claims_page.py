@@ -6,6 +6,7 @@ import sys
 
 from book.experiments.blocks import FOLDER
 from book.experiments.scorecard import FILES, load_all, scorecard
+from book.experiments.significance import OUT_OF_REACH
 
 PAGE = FOLDER.parent / "claims.md"
 MARK = {"reproduced": "✓", "not reproduced": "✗", "out of reach": "○"}
@@ -15,17 +16,21 @@ HEAD = """\
 
 % Made by `python -m book.experiments.claims_page` from book/experiments: edit that, not this.
 
-What the classic text, papers and manuals say about parameter servers, each put to the test as far as one machine can.
-Nothing on this page is typed: a command makes it from the stored results of repeated experiments (`make
+This page puts to the test what the classic text, papers and manuals say about parameter servers, as far as one machine
+can. None of it is typed by hand: a command makes the page from the stored results of repeated experiments (`make
 experiments`), and a test compares the two.
 
-A claim says that something is larger, smaller or the same. What is compared is measured in the same block, one after
-the other, in ten blocks; each block gives a ratio. How often chance alone would bring ratios as far from 1 is counted
-exactly (a sign-flip test; with five blocks it could never call a difference significant: {doc}`async_or_sync`), and
-corrected for the number of claims (Holm). A claim of several comparisons counts as *reproduced* only if all of them
-come out as claimed and the corrected $p$ of the weakest is below 0.05.
-*Not reproduced* means that here, with a small network and few processes, it did not come out so, or that the opposite
-did: the line says which. It does not mean that the claim is wrong where it was made.
+Each claim says that something is larger, smaller or the same. The two sides of a comparison are measured one after the
+other in the same block, in ten blocks; each block gives one ratio. A sign-flip test counts exactly how often chance
+alone would bring ratios as far from 1 ({doc}`async_or_sync` explains it). That share, $p$, is corrected for the number
+of claims with Holm's method. A claim whose blocks all agree has the smallest corrected $p$ that ten blocks allow for
+SOMANY claims, SMALLEST. It says how sure the direction is, and not how large the difference is.
+
+- A claim is *reproduced* if all of its comparisons come out as claimed and the corrected $p$ of the weakest is below
+  0.05.
+- A claim is *not reproduced* if, with this small network and these few processes, the comparisons show the opposite, or
+  show nothing. The line says which. It does not mean that the claim is wrong where it was made.
+- A claim is *out of reach* if one machine cannot test it.
 
 """
 
@@ -37,7 +42,9 @@ def cited(source):
 
 def page(rows, environments):
     """The page's text, for the scorecard's rows and the environments of the experiments (a dict each)."""
-    lines = [HEAD, "## At a glance\n\n| | claim | source |\n|---|---|---|\n"]
+    tested = sum(row["verdict"] != OUT_OF_REACH for row in rows)
+    head = HEAD.replace("SOMANY", str(tested)).replace("SMALLEST", f"{tested * 2 / 2**10:.3f}")
+    lines = [head, "## At a glance\n\n| | claim | source |\n|---|---|---|\n"]
     lines += [f"| {MARK[row['verdict']]} | {row['claim']} | {cited(row['source'])} |\n" for row in rows]
     counts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in MARK}
     lines.append(f"\n{'; '.join(f'{MARK[verdict]} {verdict}: {count}' for verdict, count in counts.items())}.\n")

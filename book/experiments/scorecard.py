@@ -1,4 +1,4 @@
-"""Which published claims hold here: the claims, and what the measured rows make of them, by a rule, never by hand."""
+"""Which published claims hold here: the claims, and a rule that judges them by the measured rows, never by hand."""
 
 import json
 from collections.abc import Callable
@@ -20,9 +20,9 @@ class Claim:
         source: The heading of the source on the references page.
         claim: One sentence.
         theirs: Their number and its condition, as text.
-        compare: Makes a list of :class:`Comparison` of the results; None where it can't be tried here.
-        remark: What to know of our conditions; why it can't be tried.
-        shown: Makes the text of what was measured from the results; None for the comparisons' ratios.
+        compare: Makes a list of :class:`Comparison` from the results; None if the claim can't be tried here.
+        remark: What to know about our conditions, or why the claim can't be tried.
+        shown: Makes the text of what was measured from the results; None shows the ratios of the comparisons.
     """
 
     source: str
@@ -34,7 +34,7 @@ class Claim:
 
 
 def load_all(*paths):
-    """The rows of these files, of both committed ones by default: a dict from experiment to rows."""
+    """The rows of these files, by default of both committed ones: a dict from experiment to rows."""
     results = {}
     for path in paths or FILES:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -45,7 +45,7 @@ def load_all(*paths):
 def scorecard(results, claims=None):
     """All rows as text: dicts with source, claim, theirs, ours, verdict and why.
 
-    Args: rows by experiment, as :func:`load_all` reads them; the claims, None for ``CLAIMS``.
+    ``results`` holds rows by experiment, as :func:`load_all` reads them; None for ``claims`` means ``CLAIMS``.
     """
     claims = CLAIMS if claims is None else claims
     compared = {claim.claim: claim.compare(results) for claim in claims if claim.compare}
@@ -70,14 +70,14 @@ CLAIMS = (
         "In synchronous training the loss falls faster.",
         "no number",
         compare.falls_faster,
-        "two workers; a round uses twice the images of an update, so the batch differs too",
+        "there are two workers, and a round uses twice the images of an update, so the batch differs too",
     ),
     Claim(
         "Huang and Tang (2017)",
         "Synchronous training reaches a higher top accuracy.",
         "no number",
         compare.higher_top,
-        "300,000 images, the best of twenty looks at the validation set",
+        "each training uses 300,000 images, and the best of twenty looks at the validation set counts",
     ),
     Claim(
         "Huang and Tang (2017)",
@@ -91,44 +91,44 @@ CLAIMS = (
         "When all workers are equally fast, synchronous training is efficient.",
         "no number",
         compare.efficient_when_equal,
-        "the test is whether it is then at its most efficient, since efficient has no number",
+        "no number says what efficient is, so the test is whether equal workers make it most efficient",
         compare.efficiencies,
     ),
     Claim(
         "Huang and Tang (2017)",
-        "The global step is the sum of the workers' steps where asynchronous, the number of rounds where synchronous.",
+        "The global step is the sum of the workers' steps if asynchronous, and the number of rounds if synchronous.",
         "exactly",
         compare.counted,
-        "initial tokens and the last round let a synchronous worker make a step more or less",
+        "because of initial tokens and the last round, a synchronous worker may make a step more or less",
     ),
     Claim(
         "TensorFlow documentation (2024)",
         "In asynchronous training with N workers a gradient is N - 1 steps stale on average.",
         "N - 1",
         compare.stale_by_n_minus_1,
-        "between its push and its next pull a worker holds no parameters that could become stale",
+        "between its push and its next pull, a worker holds no parameters that could become stale",
     ),
     Claim(
         "TensorFlow documentation (2024)",
         "A round that needs fewer gradients than there are workers is not held up by a slow one.",
         "example: 50 gradients of 52 workers, 2 of them backups",
         compare.backup_workers,
-        "one backup of three workers, the slow one sleeps for 0.1 s after each step",
+        "one of three workers is a backup, and the slow one sleeps for 0.1 s after each step",
     ),
     Claim(
         "Chen et al. (2016)",
         "A few stragglers dominate the time of a synchronous round.",
         "100 workers, Inception (as cited)",
         compare.straggler_dominates,
-        "the straggler is made, not met: one of three workers sleeps for 0.1 s after each step",
+        "the straggler is artificial: one of three workers sleeps for 0.1 s after each step",
     ),
     Claim(
         "Chen et al. (2016)",
         "The error grows with the mean staleness.",
         "CNN on MNIST: 0.36% of test images at staleness 0, 0.47% at 20, 0.79% at 50 (as cited)",
         compare.error_grows,
-        "one hidden layer, 1,000 updates, every gradient of the same age, rates tuned at staleness 0; growth is by "
-        "what the mistakes are multiplied when staleness + 1 doubles",
+        "the network has one hidden layer and gets 1,000 updates; all gradients are equally stale, and each optimizer "
+        "has the rate that is best at staleness 0; growth multiplies the mistakes each time staleness + 1 doubles",
         lambda results: compare.errors_by_age(results, compare.OPTIMIZERS, compare.growth),
     ),
     Claim(
@@ -136,14 +136,14 @@ CLAIMS = (
         "Of 100 machines, 96 workers and 4 backups finish first.",
         "N = 96, b = 4, Inception on ImageNet",
         None,
-        "It takes a hundred machines with stragglers of their own; the best split follows from how those are spread",
+        "It takes a hundred machines with stragglers of their own, because how slow they are decides the best split",
     ),
     Claim(
         "Dai et al. (2019)",
         "Staleness hurts Adam more than SGD.",
-        "many models, in simulated staleness; no one number (as cited)",
+        "many models with simulated staleness; no single number (as cited)",
         lambda results: compare.suffers(results, "adam", "best rate", "above"),
-        "every gradient of the same age, each optimizer at the rate that is best at staleness 0",
+        "all gradients are equally stale, and each optimizer has the rate that is best at staleness 0",
         lambda results: compare.errors_by_age(results, ("sgd, best rate", "adam, best rate")),
     ),
     Claim(
@@ -151,7 +151,7 @@ CLAIMS = (
         "Staleness hurts Adam more than SGD, at cautious rates.",
         "as above",
         lambda results: compare.suffers(results, "adam", "low rate", "above"),
-        "as before, each at an eighth of that rate",
+        "as before, but each optimizer has an eighth of that rate",
         lambda results: compare.errors_by_age(results, ("sgd, low rate", "adam, low rate")),
     ),
     Claim(
@@ -159,7 +159,7 @@ CLAIMS = (
         "Adagrad makes asynchronous training more robust than SGD.",
         "it extends the number of replicas that can work productively; no number",
         lambda results: compare.suffers(results, "adagrad", "best rate", "below"),
-        "every gradient of the same age, rates tuned at staleness 0",
+        "all gradients are equally stale, and each optimizer has the rate that is best at staleness 0",
         lambda results: compare.errors_by_age(results, ("sgd, best rate", "adagrad, best rate")),
     ),
     Claim(
@@ -167,28 +167,29 @@ CLAIMS = (
         "A warm start with a single replica steadies asynchronous training.",
         "with Adagrad it has virtually eliminated concerns about stability",
         compare.warm_start_steadies,
-        "100 of 1,000 updates at staleness 0, then all at 4 or at 16, with the rates that are best without",
+        "the first 100 of 1,000 updates have staleness 0, and the others 4 or 16; the rates are those that are best "
+        "without a warm start",
     ),
     Claim(
         "Recht et al. (2011)",
         "Updates without locks are faster.",
         "an order of magnitude, on sparse problems and many cores",
         lambda results: compare.without_locks(results, "updates a second", "updates_per_second", "above"),
-        "this problem is dense, with two workers, and the lock is held only while an update is applied",
+        "this problem is dense and has two workers, and the lock is held only while an update is applied",
     ),
     Claim(
         "Recht et al. (2011)",
         "Updates that overwrite each other now and then do no harm to what is learned.",
         "nearly optimal convergence, on sparse problems",
         lambda results: compare.without_locks(results, "mistakes", "error", "at", 0.1),
-        "dense updates by two workers, after 500 of them; no harm is taken as within 10% of the mistakes",
+        "two workers make 500 dense updates; no harm means at most 10% more or fewer mistakes",
     ),
     Claim(
         "Goyal et al. (2017)",
         "With batches k times as large, a learning rate k times as large after a warm-up keeps the accuracy.",
         "ImageNet top-1 error 23.74% with batches of 8,192 against 23.60% with 256",
         lambda results: compare.rate_scales(results, "best rate"),
-        "k = 8, from the best rate of batches of 100; as many images, so an eighth of the updates",
+        "k = 8, starting from the best rate for batches of 100; the images are as many, so the updates are an eighth",
         lambda results: compare.scaling_errors(results, "best rate"),
     ),
     Claim(
@@ -196,7 +197,7 @@ CLAIMS = (
         "With batches k times as large, k times a cautious learning rate keeps the accuracy after a warm-up.",
         "as above",
         lambda results: compare.rate_scales(results, "low rate"),
-        "k = 8, from an eighth of that rate, so that k times it is a rate that is known to work",
+        "k = 8, starting from an eighth of that rate, so that k times the rate is known to work",
         lambda results: compare.scaling_errors(results, "low rate"),
     ),
     Claim(
@@ -204,22 +205,22 @@ CLAIMS = (
         "The warm-up is what makes the large rate work.",
         "ImageNet top-1 error 23.74% with gradual warm-up, 24.84% without",
         compare.warm_up_helps,
-        "k = 8, over a fifth of the updates",
+        "k = 8, with a warm-up over a fifth of the updates",
     ),
     Claim(
         "Zhang et al. (2023)",
         "With n servers instead of one the cost of updates falls from O(m) to O(m/n) for m workers.",
-        "a count of what each server sends, no measurement",
+        "a count of what each server sends, not a measurement",
         compare.shards_speed_up,
-        "two workers; the servers of one machine share its cores and its memory",
+        "there are two workers, and the servers share the cores and the memory of one machine",
         compare.sharding_speeds,
     ),
     Claim(
         "Li et al. (2014)",
         "A bound on the delay trades waiting for staleness.",
-        "50% idle with a bound of 0, 1.7% with 16; more iterations instead, so that 8 is best",
+        "50% idle with a bound of 0, and 1.7% with 16, but more iterations; 8 is best",
         compare.bound_trades,
-        "three workers that pause between pull and push",
+        "each of three workers pauses between pull and push",
         compare.bound_table,
     ),
     Claim(
@@ -227,6 +228,6 @@ CLAIMS = (
         "The more machine-hours a job takes, the likelier it fails.",
         "7.8% of jobs of 100 machine-hours, 13.7% of 1,000, 24.7% of 10,000",
         None,
-        "It takes the logs of a data centre; the book tries what a single failure does, not how often it comes",
+        "It takes the logs of a data centre; the book shows what a single failure does, and not how often one comes",
     ),
 )

@@ -1,10 +1,10 @@
 """When a claim is reproduced: comparisons within blocks, how often chance alone would bring them, and the verdict.
 
-The rule is that of the chapter "Async or sync". A claim says that some ratio is above 1, or below, in one comparison or
-in several. Each comparison is made within a block; how often chance alone would be as far from 1 is counted exactly
-(a sign-flip test). A claim of several comparisons is only as good as its worst one, so that one's p is the claim's; and
-the claims' p are corrected for their number (Holm). A claim is reproduced if all of its comparisons come out on its
-side and its corrected p is below 0.05. It is not if the opposite is shown by the same measure, or nothing.
+The rule is that of the chapter "Async or sync". A claim says that a ratio is above or below 1, in one comparison or in
+several. Each comparison is made within a block. A sign-flip test counts exactly how often chance alone would be as far
+from 1. A claim is only as good as its weakest comparison, whose p is therefore the claim's p. Holm's method corrects
+the p of all claims for their number. A claim is reproduced if all of its comparisons come out as claimed and its
+corrected p is below 0.05. It is not reproduced if the same measure shows the opposite, or shows nothing.
 """
 
 import itertools
@@ -18,11 +18,11 @@ REPRODUCED, NOT_REPRODUCED, OUT_OF_REACH = "reproduced", "not reproduced", "out 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One ratio a block, and on which side of 1 the claim has it.
+    """One ratio for each block, and the side of 1 on which the claim expects it.
 
     Attributes:
         what: What is divided by what.
-        ratios: One a block, above 0.
+        ratios: One for each block, above 0.
         side: ``"above"`` or ``"below"`` 1; ``"at"`` for within ``tolerance`` of it.
         tolerance: How far from 1 still counts as equal: 0.1 for 1/1.1 to 1.1.
     """
@@ -34,13 +34,13 @@ class Comparison:
 
     @property
     def logs(self):
-        """What the claim has above 0, a list for each test: equality is two, above the one bound, below the other."""
+        """What the claim expects above 0, a list for each test. Equality takes two tests, one for each bound."""
         logs, bound = np.log(np.asarray(self.ratios, float)), np.log1p(self.tolerance)
         return {"above": [logs], "below": [-logs], "at": [logs + bound, bound - logs]}[self.side]
 
     @property
     def holds(self):
-        """Whether the geometric mean, which is what the test tests, is on the claim's side."""
+        """Whether the geometric mean, which the test is about, is on the claim's side."""
         return all(np.mean(logs) > 0 for logs in self.logs)
 
     @property
@@ -71,10 +71,10 @@ def holm(tested):
 
 
 def probability(comparisons):
-    """The p of what the comparisons of a claim speak for: for it if all are on its side, else against it.
+    """The p of the verdict that a claim's comparisons suggest: for the claim if all are on its side, else against it.
 
-    Where all are on one side the worst of them counts, for the claim or against it. Else a single one is enough against
-    it, and has to make up for their number.
+    If all comparisons agree, for the claim or against it, the weakest decides. Otherwise one contrary comparison
+    refutes the claim, with its p multiplied by their number.
     """
     failed = [c for c in comparisons if not c.holds]
     if not failed:
@@ -85,7 +85,7 @@ def probability(comparisons):
 
 
 def judge(comparisons, p):
-    """Verdict and reason for a claim's comparisons, whose corrected p is given: two strings."""
+    """The verdict on a claim's comparisons and the reason, two strings; ``p`` is the corrected one."""
     failed = [c for c in comparisons if not c.holds]
     if p >= ALPHA:
         weakest = min(failed, key=lambda c: c.p_against) if failed else max(comparisons, key=lambda c: c.p)

@@ -19,29 +19,29 @@ from mnistdist.cluster.network import choose_network, task_addresses, wanted_net
 from mnistdist.cluster.task import Task
 from mnistdist.errors import describe_exit
 
-DESCRIPTORS = 128  # files that a cluster opens in the client, and each of its own processes at the most
-PRELOAD = ["mnistdist.training.client"]  # by name: what a training imports is above this package
-_started = weakref.WeakValueDictionary()  # the clusters that run by their id(), the one with the magics last
+DESCRIPTORS = 128  # how many files a cluster opens in the client, and at most in each of its own processes
+PRELOAD = ["mnistdist.training.client"]  # by name, because what a training imports is above this package
+_started = weakref.WeakValueDictionary()  # the running clusters by their id(); the last one has the magics
 
 
 class Cluster:
-    """One ipyparallel engine for each task, each pinned to its GPU or cores, each with a TensorFlow server.
+    """A process for each task, which is pinned to its GPU or cores and runs a TensorFlow server.
 
     Args:
         ps: number of parameter servers, 1 or more.
         workers: number of workers, 1 or more.
         devices: ``"auto"`` (one GPU for each worker if there are any, else distinct cores), ``"cpu"``, or GPU ids.
-        num_gpus: how many of the GPUs to use; fewer than workers is the ``ValueError`` of the classic listing.
-        network: ``"private"``: a network namespace of the cluster's own, with the listing's addresses;
-            ``"host"``: 127.0.0.1 and free ports, open to whoever reaches this machine; ``"auto"``: private where the
-            system allows it, else host, said once. The variable ``MNISTDIST_NETWORK`` says what "auto" is.
-        servers: start ``tf.train.Server`` in every task, named ``server`` there.
+        num_gpus: how many of the GPUs to use; fewer than workers raise the ``ValueError`` of the classic program.
+        network: ``"private"`` is a network namespace of the cluster's own, with the classic program's addresses.
+            ``"host"`` is 127.0.0.1 with free ports, open to anyone who reaches this machine. ``"auto"`` is private if
+            the system allows it, else host, and says so once. The variable ``MNISTDIST_NETWORK`` can replace "auto".
+        servers: whether to start a ``tf.train.Server`` in every task, where it is called ``server``.
         timeout: seconds that starting may take.
 
-    Every engine's namespace has ``job_name``, ``task_index``, ``cluster_spec`` and ``server``. The cluster ends with
-    its ``with`` block, with :meth:`stop`, and with this process, however that ends. Raises ``ValueError`` or
-    ``TypeError`` for bad arguments, and :class:`~mnistdist.ClusterStartError` from :meth:`start`. The chapter "Clusters
-    and servers" walks through it.
+    Each task is an ipyparallel engine, whose namespace has ``job_name``, ``task_index``, ``cluster_spec`` and
+    ``server``. The cluster ends with its ``with`` block, with :meth:`stop`, or with this process, however that ends.
+    Bad arguments raise ``ValueError`` or ``TypeError``, and :meth:`start` may raise
+    :class:`~mnistdist.ClusterStartError`. The chapter "Clusters and servers" goes through all of this.
 
     Example::
 
@@ -65,24 +65,24 @@ class Cluster:
 
     @property
     def client(self):
-        """The ``ipyparallel.Client``, while the cluster runs; else None."""
+        """The ``ipyparallel.Client`` while the cluster runs, otherwise None."""
         return self._engines and self._engines.client
 
     @property
     def status(self):
-        """``new``, ``running`` (every task is there), ``failed`` (one has ended or not come up) or ``stopped``."""
+        """``new``, ``running``, ``failed`` (a task has ended or has not come up) or ``stopped``."""
         if self.client is None:
             return "new" if self._engines is None else "stopped"
         return "failed" if self._engines.missing() else "running"
 
     @property
     def alive(self):
-        """Whether the processes that keep the tasks are there; without them no task is either."""
+        """Whether the processes that keep the tasks are running; without them there are no tasks."""
         return self._engines is not None and self._engines.processes.alive
 
     @property
     def tasks(self):
-        """All tasks as a tuple of :class:`Task`, ps first."""
+        """A tuple of all tasks, each a :class:`Task`, with the ps tasks first."""
         self._require_started()
         pids = self._engines.processes.pids
         return tuple(
@@ -93,25 +93,25 @@ class Cluster:
 
     @property
     def ps(self):
-        """View of the ps tasks (an ``ipyparallel.DirectView``)."""
+        """A view of the ps tasks, which is an ``ipyparallel.DirectView``."""
         return self._view("ps")
 
     @property
     def workers(self):
-        """View of the worker tasks, in the order of their index."""
+        """A view of the worker tasks, in the order of their index."""
         return self._view("worker")
 
     @property
     def all(self):
-        """View of all tasks, first the workers, then the ps."""
+        """A view of all tasks, with the workers before the ps tasks."""
         return self._view("worker", "ps")
 
     def __getitem__(self, task):
-        """View of one task: ``cluster["worker", 0]`` or ``cluster["worker:0"]``."""
+        """A view of one task: ``cluster["worker", 0]`` or ``cluster["worker:0"]``."""
         return self._view(self._find(task))
 
     def _view(self, *wanted, usable=True):
-        """View of the tasks of some jobs, or of one task; ``usable``: complain of those that can't be used now."""
+        """A view of the tasks of some jobs, or of one task; ``usable`` refuses tasks that can't be used now."""
         self._require_started()
         targets = [engine for name, engine in self._ids.items() if name in wanted or name[0] in wanted]
         if usable:
@@ -155,9 +155,9 @@ class Cluster:
         self.stop()
 
     def start(self):
-        """Start every task and wait until all can be used; returns the cluster. Does nothing while it runs.
+        """Starts every task, waits until all can be used, and returns the cluster. Does nothing if it is running.
 
-        Says on stderr how many other clusters of this process are running; in a ``with`` block, they are expected.
+        A line on stderr says how many other clusters of this process are running. A ``with`` block expects them.
         """
         if self.client is None:
             _tell_of_others()
@@ -194,7 +194,7 @@ class Cluster:
         return self
 
     def _activate(self):
-        """Give this cluster the ``%%px`` magics, until another one starts, or again when that one has stopped."""
+        """Gives this cluster the ``%%px`` magics until another one starts, and again when that one has stopped."""
         _started.pop(id(self), None)
         _started[id(self)] = self
         wanted = {"": ("worker", "ps"), "_ps": ("ps",), "_worker": ("worker",)}
@@ -202,7 +202,7 @@ class Cluster:
         activate_magics({suffix: self._view(*names, usable=False) for suffix, names in wanted.items()})
 
     def stop(self):
-        """End every process of the cluster and remove its files. Does nothing when it does not run."""
+        """Ends every process of the cluster and removes its files. Does nothing if it is not running."""
         with HeldInterrupts():
             if self.client is not None:
                 *before, last = [None, None, *_started.values()]
@@ -213,7 +213,7 @@ class Cluster:
                 self._engines.close()
 
     def _choose_network(self):
-        """Whether the tasks get a private network; says once that they do not, where nobody has chosen that."""
+        """Whether the tasks get a private network; if "auto" finds none, a line on stderr says so once."""
         hint = "use network='host' (127.0.0.1 and free ports), or allow user namespaces on this system"
         refusal = start_error("this system allows no private network", self._ids, self.timeout, hint=hint)
         private = choose_network(self._network, refusal)
@@ -223,14 +223,14 @@ class Cluster:
         return private
 
     def exit_of(self, task):
-        """How a task ended: its exit code, or minus the number of the signal; None while it runs."""
+        """How a task ended: its exit code, or minus the number of the signal. None while it is running."""
         self._require_started()
         return self._engines.processes.exits.get(self._find(task))
 
     def kill(self, task, signal=signals.SIGKILL):
-        """Send ``signal`` to a task (``"worker:1"``, ``("worker", 1)`` or a :class:`Task`); SIGKILL is waited for.
+        """Sends ``signal`` to a task (``"worker:1"``, ``("worker", 1)`` or a :class:`Task`); waits after SIGKILL.
 
-        Raises ``KeyError`` for a task that the cluster doesn't have, ``ValueError`` for one that has ended already.
+        Raises ``KeyError`` if the cluster has no such task, and ``ValueError`` if the task has already ended.
         """
         self._require_started()
         name = self._find(task)
@@ -246,11 +246,11 @@ class Cluster:
             self._engines.signal(name, number)
 
     def restart(self, task=None):
-        """Fresh processes with fresh servers at the same addresses, of one task or of all. Returns the cluster.
+        """Replaces one task or all by fresh processes with fresh servers at the same addresses; returns the cluster.
 
-        A TensorFlow server can't be stopped or remade within its process: this is how one notebook runs many
-        experiments. What the old processes knew is gone, the variables on a ps included. An interrupt is heard when it
-        is done; a second one at once, which leaves a cluster that can be restarted.
+        A process can't stop its TensorFlow server or make it again, so this is how one notebook runs many experiments.
+        Everything that the old processes knew is gone, including the variables on a ps. A first interrupt takes effect
+        when the restart is done. A second one takes effect at once, and leaves a cluster that can be restarted.
         """
         self._require_started()
         names = list(self._ids) if task is None else [self._find(task)]
@@ -260,9 +260,9 @@ class Cluster:
         return self
 
     def logs(self, task, lines=20):
-        """The last ``lines`` lines that a task wrote, TensorFlow's own included, as one string.
+        """The last ``lines`` lines that a task wrote, including TensorFlow's own, as one string.
 
-        After :meth:`stop`, the last 200 lines of each task are still there.
+        After :meth:`stop`, the last 200 lines of each task remain.
         """
         name, lines = self._find(task), _check.count("lines", lines, (0, 2**62))
         return "\n".join(self._engines.processes.tail(name, lines)) if self._engines else ""

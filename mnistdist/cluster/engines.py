@@ -1,4 +1,4 @@
-"""The engines of a cluster: started in its processes and waited for, each known by the task that it is."""
+"""The engines of a cluster: starts them in its processes, waits for them, and knows each by its task."""
 
 import time
 import weakref
@@ -16,14 +16,14 @@ from mnistdist.errors import ClusterStartError, TaskFailed, describe_exit
 # How long a start may take: the seconds (for messages), when they are over, the HeldInterrupts heard meanwhile.
 Limit = namedtuple("Limit", "seconds end held")
 
-FEW_THREADS = 200  # a cluster that has so few left may have ended for want of more: a task alone has dozens
+FEW_THREADS = 200  # if so few are left, a cluster may have ended for want of more, as each task has dozens
 
 
 class Engines:
     """One ipyparallel engine for each task, in a tree of processes, and the client that drives them.
 
-    Args: ``ids``, the engine id of each task, whose name is ``(job, index)``; ``pins``, what of the machine is whose;
-    and those of :class:`Processes`.
+    ``ids`` has the engine id of each task, by its name ``(job, index)``, and ``pins`` has each task's share of the
+    machine. The other arguments are those of :class:`Processes`.
     """
 
     def __init__(self, ids, pins, spec, **options):
@@ -32,14 +32,14 @@ class Engines:
         self.processes = Processes(spec, on_exit=weakly(self._unregister), **options)
 
     def connect(self, limit):
-        """Wait for the controller, and become its client."""
+        """Waits for the controller, and becomes its client."""
         folder, read = str(self.processes.folder), partial(read_connection_file, self.processes.connection_file)
         self.info = self._wait(read, "the controller did not come up", [], limit, every=0.02)
         left = max(1.0, limit.end - time.monotonic())
         self.client = connect(self.info, weakly(self.require), timeout=left, ipython_dir=folder)
 
     def start(self, names, limit):
-        """Start the named tasks; return when each has registered and has said that it is who it should be."""
+        """Starts the named tasks; returns when each has registered and has said which task it is."""
         from ipyparallel.error import RemoteError
 
         for name in names:
@@ -63,7 +63,7 @@ class Engines:
             raise start_error(f"engines {list(engines)} {told}", names, limit.seconds, hint=hint)
 
     def _wait(self, ask, words, names, limit, every=0.01):
-        """Ask until the answer is true, and return that; raise what goes wrong meanwhile, or that it takes too long."""
+        """Asks until the answer is true and returns it; raises what goes wrong meanwhile, or that it takes too long."""
         while not (answer := ask()):
             limit.held()
             self._complain(words, names, limit)
@@ -71,7 +71,7 @@ class Engines:
         return answer
 
     def _complain(self, words, names, limit, late=False):
-        """Raise a :class:`ClusterStartError` when a process has ended early or time is up, or is said to be."""
+        """Raises a :class:`ClusterStartError` if a process has ended early, or if time is up or said to be."""
         processes = self.processes
         ready = [name for name in names if self.client and self.ids[name] in self.client.ids]
         if trouble := processes.trouble(names):
@@ -89,13 +89,13 @@ class Engines:
         raise start_error(words, names or self.ids, limit.seconds, ready=len(ready), log=log, hint=hint)
 
     def signal(self, name, number):
-        """Send a signal to a task; SIGKILL is waited for."""
+        """Sends a signal to a task; waits after SIGKILL."""
         self.processes.signal(name, number)
         if number == SIGKILL:
             self._await_exits([name])
 
     def restart(self, names, seconds, held):
-        """Fresh processes for the named tasks."""
+        """Replaces the processes of the named tasks."""
         for name in names:
             if name not in self.processes.exits:
                 self.processes.signal(name, SIGKILL)
@@ -111,21 +111,21 @@ class Engines:
         poll(10, lambda: not gone & set(self.client.ids), 0.005)
 
     def _unregister(self, name):
-        """A task has ended, or all have (None), and whoever waits for an answer is to hear of it."""
+        """A task has ended, or all have (None); tells everyone who waits for an answer."""
         if self.client is not None and name is not None:
             unregister(self.info, self.ids[name])
         elif self.client is not None:
             forget_engines(self.client)
 
     def close(self):
-        """End every process, and be nobody's client."""
+        """Ends every process and the connection to them."""
         if self.client is not None:
             self.client.close(linger=0)
             self.client = None
         self.processes.close()
 
     def missing(self, engines=None):
-        """What has become of each task that can't be used, by its name; ``engines``: of those with these ids only."""
+        """What has become of each task that can't be used, by name; only of those with ids in ``engines``, if given."""
         there, exits = set(self.client.ids), self.processes.exits  # in this order: an end comes before its news
         missing = {}
         for name, engine in self.ids.items():
@@ -142,7 +142,7 @@ class Engines:
         return missing
 
     def lost(self, engines=None):
-        """A :class:`TaskFailed` that tells of the tasks that can't be used; None if all of them, or of these, can."""
+        """A :class:`TaskFailed` about tasks that can't be used; None if all of them, or of these, can."""
         if not (missing := self.missing(engines)):
             return None
         first, *more = missing
@@ -152,13 +152,13 @@ class Engines:
         return TaskFailed(first, f"it{told}", hint=again if more else alone)
 
     def require(self, engines=None):
-        """Raise a :class:`TaskFailed` if one of these engines can't be used; None for all of the cluster's."""
+        """Raises a :class:`TaskFailed` if one of these engines can't be used; None for all of the cluster's."""
         self.require_alive()
         if lost := self.lost(engines):
             raise lost
 
     def require_alive(self):
-        """Raise a :class:`TaskFailed` if the processes that keep the tasks have gone."""
+        """Raises a :class:`TaskFailed` if the processes that keep the tasks have gone."""
         if not self.processes.alive:
             raise keeper_lost()
 

@@ -1,11 +1,11 @@
 """The fork server of a cluster (its nursery, in messages and logs): it imports TensorFlow once, and forks the tasks.
 
-TensorFlow takes seconds to import and a forked task has it at once. Forking is safe as long as the fork server itself
-makes no session, server or device: TensorFlow's worker threads start with those, and threads do not survive a fork.
-``multiprocessing.forkserver`` does not serve: a process has but one, and each cluster needs one of its own, with its
+TensorFlow takes seconds to import, and a forked task has it at once. Forking is safe as long as the fork server itself
+makes no session, server or device, because these start TensorFlow's worker threads, and threads do not survive a fork.
+``multiprocessing.forkserver`` can't be used, because a process has only one, and each cluster needs its own, with its
 network and its environment.
 
-It hears requests and tells events, lines of JSON, through the socket whose other end is in ``process_tree.py``.
+Requests and events are lines of JSON in the socket whose other end is in ``process_tree.py``.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from mnistdist.cluster.task import become_task, redirect_output
 
 
 def serve(settings):
-    """Import what every task needs; then fork and reap tasks as the client asks, until the client's socket closes."""
+    """Imports what every task needs, then forks and reaps tasks as the client asks, until its socket closes."""
     # A killed keeper takes the controller along, but not what that has started: the whole group does.
     signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -70,10 +70,10 @@ def serve(settings):
 
 
 def _preload(modules):
-    """Import what every task needs. Nothing here may make a device, a session, a server or a socket."""
-    gc.disable()  # nothing to collect yet, and a tenth of the time to look for it
-    # TensorFlow imports Keras early, a quarter of its time, unless Keras is to be the separate tf_keras; the choice
-    # is made again when Keras is first used. So a task that uses Keras has it all the same.
+    """Imports what every task needs. Nothing here may make a device, a session, a server or a socket."""
+    gc.disable()  # there is nothing to collect yet, and looking for it takes time
+    # TensorFlow imports Keras early, which takes time, unless Keras is to be the separate tf_keras. It chooses again
+    # when Keras is first used, so a task that uses Keras has it all the same.
     early = "TF_USE_LEGACY_KERAS" not in os.environ and find_spec("tf_keras") is None
     if early:
         os.environ["TF_USE_LEGACY_KERAS"] = "1"

@@ -11,10 +11,10 @@ from mnistdist.cluster import forkserver, linux
 
 
 def main():
-    """Entry of the keeper: its argument is a JSON object (see ``Processes._launch``), its stdin the client's life."""
+    """The keeper's entry. Its argument is a JSON object (see ``Processes._launch``); its stdin ends with the client."""
     settings = json.loads(sys.argv[1])
     linux.prctl(linux.ADOPT_ORPHANS, 1)
-    over, group = [], 0  # it is over when the client says so; by SIGTERM, too
+    over, group = [], 0  # it is over when the client says so, also by SIGTERM
     signal.signal(signal.SIGTERM, lambda *_: over.append(True))
     client, keeper = os.getppid(), os.getpid()
 
@@ -32,9 +32,9 @@ def main():
             if nursery == 0:
                 linux.run_forked(lambda: (join_group(signal.SIGTERM), forkserver.serve(settings)))
             os.close(settings["socket"])
-            # The client is gone when its end of stdin is closed, or when this process has got another parent (a copy
-            # of that end may live on in a process that the client forked). Losing the controller or the nursery ends
-            # the cluster too; other children are what tasks have left behind, and may end when they like.
+            # The client is gone when its end of stdin is closed, or when this process has another parent, because a
+            # copy of that end may live on in a process that the client forked. Losing the controller or the nursery
+            # ends the cluster too. Other children are what tasks have left behind, and may end at any time.
             while os.getppid() == client and not over:
                 hung_up, ended = wait(timeout=1)
                 if hung_up:
@@ -43,5 +43,5 @@ def main():
                     break
     finally:
         linux.end_group(group)
-        if over or os.getppid() != client:  # else the client has to read why, and removes the folder itself
+        if over or os.getppid() != client:  # otherwise the client reads why, and removes the folder itself
             shutil.rmtree(settings["folder"], ignore_errors=True)

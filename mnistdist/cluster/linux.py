@@ -1,4 +1,4 @@
-"""Processes, Python's and others: how they are started, tied to their parent by Linux, watched and ended."""
+"""Processes, Python's and others: starting, watching and ending them, and tying them to their parent on Linux."""
 
 import contextlib
 import ctypes
@@ -13,18 +13,18 @@ import sys
 import time
 
 DEATH_SIGNAL, ADOPT_ORPHANS = 1, 36  # PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER of prctl(2)
-# What would change how a child runs, or fill its output with what is not its own; its logs are quoted in messages.
+# Variables that would change how a child runs, or add to its output, which messages quote.
 _NOT_INHERITED = ("PYTHONINSPECT", "PYTHONSTARTUP", "PYTHONVERBOSE", "PYTHONWARNINGS")
 
 
 def prctl(option, value):
-    """Set what the kernel does for this process, where the system is Linux."""
+    """Sets what the kernel does for this process, if the system is Linux."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def die_with(parent, fatal=signal.SIGKILL):
-    """Have the kernel end this process with its parent. Elsewhere (macOS), it ends when somebody ends it."""
+    """Has the kernel end this process with its parent. On macOS, it ends when somebody ends it."""
     prctl(DEATH_SIGNAL, fatal)
     if os.getppid() != parent:  # it ended before the call
         os._exit(1)
@@ -33,8 +33,8 @@ def die_with(parent, fatal=signal.SIGKILL):
 def command(code, *arguments):
     """The command line that runs ``code`` in a new process, with this one's import path and ``arguments`` after it.
 
-    Raises ``OSError`` where Python is embedded in another program and does not know its interpreter, or where the
-    working folder, in which a child would begin, has been deleted.
+    Raises ``OSError`` if Python is embedded in another program and does not know its interpreter, or if the working
+    folder, in which a child would begin, has been deleted.
     """
     if not sys.executable:
         raise OSError(f"sys.executable: expected the path of the Python interpreter, got {sys.executable!r}")
@@ -48,7 +48,7 @@ def command(code, *arguments):
 
 
 def environment(variables):
-    """These variables but for those that Python reads and that are meant for the caller alone."""
+    """These variables without those that Python reads and that are meant for the caller alone."""
     return {name: value for name, value in variables.items() if name not in _NOT_INHERITED}
 
 
@@ -64,8 +64,8 @@ def spare_descriptors(wanted):
 
 
 def spare_threads():
-    """How many more processes and threads this user may start; infinity where nothing limits that, as for root."""
-    import psutil  # which no child process needs
+    """How many more processes and threads this user may start; infinity if nothing limits that, as for root."""
+    import psutil  # here, because no child process needs it
 
     limit, _ = resource.getrlimit(resource.RLIMIT_NPROC)
     if limit == resource.RLIM_INFINITY or os.getuid() == 0:
@@ -75,28 +75,28 @@ def spare_threads():
 
 
 def fill_first_descriptors():
-    """Open what is closed of the three standard streams: a child's pipes, or its log, would get these numbers."""
+    """Opens closed standard streams, or a child's pipes or its log would get their numbers."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
 
 
 def start(command, *, cores=(), fatal=signal.SIGKILL, **options):
-    """A ``subprocess.Popen`` on these cores (none: on all), which the kernel ends with the thread that calls this."""
+    """A ``subprocess.Popen`` on these cores (all if empty), which the kernel ends with the calling thread."""
     process = subprocess.Popen(command, preexec_fn=functools.partial(die_with, os.getpid(), fatal), **options)
-    with contextlib.suppress(ProcessLookupError):  # it has ended already, and says why
+    with contextlib.suppress(ProcessLookupError):  # it has already ended, and says why
         keep_to(cores, process.pid)
     return process
 
 
 def keep_to(cores, pid=0):
-    """Keep a process, by default this one, to these cores, if any are given and the system can do that."""
+    """Keeps a process, by default this one, to these cores, if any are given and the system can do that."""
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(pid, cores)
 
 
 def run_forked(body):
-    """Run the body of a forked child and never return into the parent's code."""
+    """Runs the body of a forked child, and never returns into the parent's code."""
     signal.set_wakeup_fd(-1)  # the pipe is the parent's: news of this process's own children are not for it
     status = 1
     try:
@@ -152,7 +152,7 @@ def _reap():
 
 @contextlib.contextmanager
 def heard_exits():
-    """Where this process ignores SIGCHLD, every status of a child reads 0: not in this ``with`` block."""
+    """If this process ignores SIGCHLD, every status of a child reads 0; this ``with`` block prevents that."""
     with contextlib.ExitStack() as stack:
         if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -161,7 +161,7 @@ def heard_exits():
 
 
 def end_group(group):
-    """SIGKILL a group of children until nothing of it is left: what its members started meanwhile included."""
+    """Kills a group of children until nothing of it is left, including what its members start meanwhile."""
     while group:
         try:
             os.killpg(group, signal.SIGKILL)

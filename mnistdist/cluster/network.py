@@ -32,9 +32,9 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 
 
 def wanted_network(value):
-    """The network that an argument asks for; where it is "auto", the variable ``MNISTDIST_NETWORK`` may say another.
+    """The network that an argument asks for. The variable ``MNISTDIST_NETWORK`` can replace "auto" by another.
 
-    Raises ``ValueError`` or ``TypeError`` for one that doesn't exist.
+    Raises ``ValueError`` or ``TypeError`` for a network that doesn't exist.
     """
     value = argument("network", value)
     variable = os.environ.get("MNISTDIST_NETWORK") if value == "auto" else None
@@ -42,7 +42,7 @@ def wanted_network(value):
 
 
 def choose_network(wanted, refusal):
-    """Whether tasks get a private network; ``wanted``: auto, private or host. Raises ``refusal`` if it can't be had."""
+    """Whether tasks get a private network; ``wanted`` is auto, private or host. May raise ``refusal``."""
     private = wanted != "host" and private_network_available()
     if wanted == "private" and not private:
         raise refusal
@@ -50,7 +50,7 @@ def choose_network(wanted, refusal):
 
 
 def task_addresses(ps, workers, *, private):
-    """The tasks' addresses in a private network, or else in the host's: ``{"ps": [...], "worker": [...]}``."""
+    """The tasks' addresses in a private or the host's network: ``{"ps": [...], "worker": [...]}``."""
     return (listing_addresses if private else loopback_addresses)(ps, workers)
 
 
@@ -60,10 +60,10 @@ def hosts_of(spec):
 
 
 def listing_addresses(ps, workers):
-    """Addresses of the classic listing, continued: ps on 192.168.233.201:2222, the next task on .202:2223, and so on.
+    """The addresses of the classic program, continued: 192.168.233.201:2222 for the ps, .202:2223 next, and so on.
 
-    Args: the number of ps and of worker tasks. Returns ``{"ps": [...], "worker": [...]}`` for ``ClusterSpec``.
-    Each task has a port of its own too, because a server takes its port on every address of its network.
+    Takes the numbers of ps and worker tasks, and returns ``{"ps": [...], "worker": [...]}`` for ``ClusterSpec``. Each
+    task also has a port of its own, because a server takes its port on every address of its network.
     """
     names = [f"{LISTING_HOST + i}:{LISTING_PORT + i}" for i in range(ps + workers)]
     return {"ps": names[:ps], "worker": names[ps:]}
@@ -72,8 +72,8 @@ def listing_addresses(ps, workers):
 def loopback_addresses(ps, workers):
     """Free ports on 127.0.0.1, in the shape of :func:`listing_addresses`.
 
-    They are drawn below the range from which the system takes ports for outgoing connections, so that one that is
-    free now is still free a moment later, when the server takes it.
+    They lie below the range from which the system takes ports for outgoing connections. So a port that is free now is
+    still free a moment later, when the server takes it.
     """
     ports = set()
     while len(ports) < ps + workers:
@@ -87,7 +87,7 @@ def loopback_addresses(ps, workers):
 def parse_address(text):
     """``"host:port"`` or ``"[v6]:port"`` to ``(host, port)``.
 
-    Raises ``ValueError`` naming the text that is neither, ``TypeError`` naming what is no text.
+    Raises ``ValueError`` if the text is neither, and ``TypeError`` if it is not a text; both name it.
     """
     if not isinstance(text, str):
         raise TypeError(f"{text!r} is not an address: expected a str, host:port with a port from 1 to 65535")
@@ -98,7 +98,7 @@ def parse_address(text):
 
 
 def _can_be_a_host(text):
-    """Whether the system's resolver could be asked for it: a v6 address in brackets, or a name it can encode."""
+    """Whether the system's resolver can be asked for it: a v6 address in brackets, or a name that it can encode."""
     try:
         if text.startswith("["):
             ipaddress.IPv6Address(text.strip("[]"))
@@ -133,11 +133,11 @@ def port_in_use(address):
 
 
 def wait_for_address(address, timeout, *, what="the server", on_wait=None, limit=None):
-    """Wait until something accepts connections at ``address``.
+    """Waits until something accepts connections at ``address``.
 
-    ``on_wait(seconds_left)`` is called about once a second meanwhile. After ``timeout`` seconds: ``TimeoutError``
-    naming ``what``, the address and the time: ``limit``, if the caller had more of it before (default: ``timeout``). A
-    session that is created before its servers are up waits for ever; so ask first.
+    ``on_wait(seconds_left)`` is called about once a second. A ``TimeoutError`` after ``timeout`` seconds names
+    ``what``, the address and the time, which is ``limit`` if the caller has already used part of it. A session that
+    is created before its servers are up waits for ever, so call this first.
     """
     host, port = parse_address(address)
     deadline, next_word, why = time.monotonic() + timeout, time.monotonic() + 1, "no answer"
@@ -157,12 +157,12 @@ def wait_for_address(address, timeout, *, what="the server", on_wait=None, limit
 
 
 def without_proxies(environment):
-    """These variables but for a proxy that is set for the web: it would catch the tasks' gRPC too, and hang them."""
+    """These variables without a proxy for the web, which would catch the tasks' gRPC too, and hang them."""
     return {name: value for name, value in environment.items() if name.lower() not in _PROXIES}
 
 
 def private_network_available():
-    """Whether this process may make a private network: tried in a throw-away child."""
+    """Whether this process may make a private network, which a throw-away child tries."""
     if not sys.platform.startswith("linux"):
         return False
     code = f"import {__name__} as network; network.enter_private_network(['192.168.233.201']); print('entered')"
@@ -172,12 +172,12 @@ def private_network_available():
 
 
 def enter_private_network(hosts=()):
-    """Move this process, and the children it starts from now on, to a network of their own.
+    """Moves this process, and the children that it starts from now on, to a network of their own.
 
-    The new network has a loopback interface with 127.0.0.1 and every IPv4 address of ``hosts`` on it, and no way
-    out or in. Needs no privilege where the system allows user namespaces, and raises ``OSError`` where it doesn't. The
-    process must have a single thread, so call this before anything imports NumPy or TensorFlow: an ordinary user may
-    not go there with several threads, and those of root would stay where they are (unshare(2)).
+    The new network has a loopback interface with 127.0.0.1 and every IPv4 address of ``hosts``, and no way out or in.
+    It needs no privilege if the system allows user namespaces, and raises ``OSError`` otherwise. The process must have
+    a single thread, so call this before anything imports NumPy or TensorFlow. An ordinary user may not move several
+    threads, and those of root would stay where they are (unshare(2)).
     """
     threads = len(os.listdir("/proc/self/task"))
     if threads > 1:

@@ -1,4 +1,4 @@
-"""The processes of a cluster, as the client has them: the seam between what a task does and where it runs.
+"""The processes of a cluster, as the client sees them: the seam between what a task does and where it runs.
 
     client (your notebook or script)
       keeper            waits for the client's end, then ends everything below and removes the folder
@@ -6,11 +6,11 @@
         nursery         the fork server: goes to the private network, imports TensorFlow once, forks
           ps:0, worker:0, ...   each an ipyparallel engine with a TensorFlow server
 
-Who stands above this seam knows engines and views, and asks :class:`Processes` for five things only: to ``start`` a
-task, to ``signal`` it, to tell of its end (``on_exit``), to show the ``tail`` of its log, and to ``close`` everything.
-It reads, besides, what there is: ``alive``, ``pids``, ``exits``, ``trouble`` and the file by which a client connects.
-Requests (``start``, ``signal``) and events (``started``, ``exited``, ``failed``) are lines of JSON between this process
-and the fork server: they need a pipe to it, wherever it is.
+Code above this seam knows engines and views, and asks :class:`Processes` for five things only: to ``start`` a task, to
+``signal`` it, to report its end (``on_exit``), to show the ``tail`` of its log, and to ``close`` everything. It also
+reads the state: ``alive``, ``pids``, ``exits``, ``trouble`` and the file with which a client connects. Requests
+(``start``, ``signal``) and events (``started``, ``exited``, ``failed``) are lines of JSON between this process and the
+fork server. They only need a pipe to it, wherever it is.
 """
 
 import contextlib
@@ -35,10 +35,10 @@ from mnistdist.errors import PLAIN, TaskFailed, describe_exit
 class Processes:
     """A keeper, a controller, a nursery and the tasks it forks, in a temporary folder that goes with them.
 
-    Args: ``spec``, the addresses of all tasks by job; ``private``, whether they get a network of their own;
-    ``servers``, whether each starts a TensorFlow server; ``preload``, names of modules that each finds imported;
-    ``on_exit(name)``, called from a thread when a task has ended, and with None when all have, and the tree with them.
-    A task's name is ``(job, index)``. They all end when :meth:`close` is called or when this object or process ends.
+    ``spec`` has the addresses of all tasks by job, and ``private`` says whether they get a network of their own.
+    ``servers`` says whether each starts a TensorFlow server, and ``preload`` names modules that each finds imported. A
+    thread calls ``on_exit`` with the name ``(job, index)`` of a task that has ended, and with None when all have ended
+    and the tree with them. They all end when :meth:`close` is called, or with this object or process.
     """
 
     def __init__(self, spec, *, private, servers, on_exit, preload=()):
@@ -93,30 +93,30 @@ class Processes:
 
     @property
     def alive(self):
-        """Whether the keeper, and with it the rest of the tree, is still there."""
+        """Whether the keeper is still running, and with it the rest of the tree."""
         return self._keeper.poll() is None
 
     def count(self):
-        """How many processes there are, the keeper included."""
+        """How many processes there are, including the keeper."""
         with contextlib.suppress(psutil.Error):
             return 1 + len(psutil.Process(self._keeper.pid).children(recursive=True))
         return 0
 
     def start(self, name, *, env, cores, engine):
-        """Ask for a task: environment variables, cores (empty: all) and engine id. ``pids`` has it a moment later."""
+        """Asks for a task with environment variables, cores (all if empty) and engine id. ``pids`` soon has it."""
         self.exits.pop(name, None)
         self.pids.pop(name, None)
         self._ask(do="start", job=name[0], index=name[1], env=dict(env), cores=list(cores), engine=engine)
 
     def signal(self, name, number):
-        """Send a signal to a task; nothing happens when it has ended meanwhile."""
+        """Sends a signal to a task; nothing happens if it has ended meanwhile."""
         with self._changed:  # one that has been asked for just now has no pid yet
             self._changed.wait_for(lambda: name in self.pids or not self.alive, 10)
         if pid := self.pids.get(name):
             self._ask(do="signal", pid=pid, signal=int(number))
 
     def wait_for_exits(self, names, timeout):
-        """Wait until the named tasks have ended; returns the names of those that have not within ``timeout`` s."""
+        """Waits until the named tasks have ended; returns the names of those that have not within ``timeout`` s."""
         with self._changed:
             self._changed.wait_for(lambda: set(names) <= set(self.exits) or not self.alive, timeout)
         return [name for name in names if name not in self.exits]
@@ -128,7 +128,7 @@ class Processes:
             raise keeper_lost() from None
 
     def hear(self, event):
-        """Take note of one event of the fork server's."""
+        """Takes note of one event of the fork server's."""
         name = event.get("job"), event.get("index")
         with self._changed:
             if event["event"] == "failed":
@@ -141,7 +141,7 @@ class Processes:
             self._changed.notify_all()
 
     def trouble(self, names):
-        """What has gone too early for these tasks to come up, whose log tells more, what to do; None for nothing."""
+        """What has ended too early for these tasks to come up, whose log tells more, what to do; None if nothing."""
         read, again = "the log lines say why", "stop() the cluster and start() it again"
         if not self.folder.is_dir() and self.alive:
             return f"its folder {self.folder} has been removed", "keeper", again
@@ -165,7 +165,7 @@ class Processes:
         return []
 
     def close(self):
-        """End every process and remove the folder; the last 200 lines of each log are kept in memory."""
+        """Ends every process and removes the folder; the last 200 lines of each log stay in memory."""
         if self._kept_logs is None:
             self._kept_logs = {path.stem: self.tail(path.stem, 200) for path in self.folder.glob("*.log")}
         self._hang_up()
@@ -193,7 +193,7 @@ def _hang_up(keeper, channel, folder):
 
 
 def _listen(reference, channel):
-    """Hand the fork server's events to the ``Processes`` that is waiting for them, as long as there is one."""
+    """Passes the fork server's events to the ``Processes`` that waits for them, as long as there is one."""
     with contextlib.suppress(OSError, ValueError):
         for line in channel.makefile("r"):
             processes = reference()

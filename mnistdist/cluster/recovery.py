@@ -1,6 +1,6 @@
-"""Tasks that a training has lost: which of them are only stopped, and who begins again.
+"""Tasks that a training has lost: which of them are only stopped, and which begin again.
 
-A task that is stopped, as SIGSTOP or Ctrl-Z does it, answers nobody, and doesn't end by itself.
+A task that SIGSTOP or Ctrl-Z has stopped answers nobody, and doesn't end by itself.
 """
 
 import contextlib
@@ -12,17 +12,17 @@ import psutil
 class StoppedTasks:
     """Finds the processes that have been stopped for too long.
 
-    One that is stopped looks like one that thinks: its connections stay open. The system knows better.
+    A stopped process looks like a busy one, because its connections stay open. The system knows the difference.
 
     Args:
-        limit: Seconds, none of them in a time when this process was stopped itself; None to find none.
+        limit: Seconds, not counting any time when this process itself was stopped; None to find none.
     """
 
     def __init__(self, limit):
         self.limit, self._seconds, self._polled = limit, {}, time.monotonic()
 
     def find(self, pids):
-        """Names, of those in ``{name: pid}``, whose process has been stopped for longer. Call it again and again."""
+        """The names in ``{name: pid}`` whose process has been stopped for longer. Call it again and again."""
         if self.limit is None:
             return []
         before, self._polled = self._polled, time.monotonic()
@@ -40,9 +40,9 @@ def is_stopped(pid):
 
 
 def to_begin_again(lost, workers, finished, *, restores):
-    """The tasks that begin again when a training has lost one before its time; none if it needs it no more.
+    """The tasks that begin again when a training has lost one too early; none if it no longer needs that one.
 
-    Args: the task, ``(job, index)``; all ``workers``, lost or not, and those that have ``finished``; whether worker 0
+    Takes the task ``(job, index)``, all ``workers``, lost or not, those that have ``finished``, and whether worker 0
     restores from a checkpoint what a ps has lost.
     """
     chief, finished = ("worker", 0), set(finished)

@@ -1,4 +1,4 @@
-"""A task of a cluster: what the client knows of it, and how a forked process becomes it and knows who it is."""
+"""A task of a cluster: what the client knows about it, and how a forked process becomes it."""
 
 import copy
 import os
@@ -11,16 +11,16 @@ from mnistdist.cluster._ipyparallel import run_engine
 
 OwnTask = namedtuple("OwnTask", "job index spec server")
 
-# What a task knows of itself; set in a forked task only. Its engine's namespace has a copy, which is the reader's.
+# What a task knows about itself; set in a forked task only. Its engine's namespace has a copy for the reader.
 _own_task = None
 
 
 @dataclass(frozen=True)
 class Task:
-    """One process of a cluster: its job (``ps`` or ``worker``) and index, where it listens and runs, pid and engine.
+    """One process of a cluster. Its ``job`` is ``ps`` or ``worker``, and its ``index`` counts from 0.
 
-    ``address`` is host:port, ``device`` a name such as ``core 1`` or ``GPU 0``, ``engine`` the ipyparallel engine id:
-    a worker's is its index; the ps follow. ``pid`` is None for a task that has not come up.
+    ``address`` is host:port, and ``device`` is a name such as ``core 1`` or ``GPU 0``. ``engine`` is the ipyparallel
+    engine id: a worker's is its index, and the ps follow. ``pid`` is None for a task that has not come up.
 
     Example::
 
@@ -37,7 +37,7 @@ class Task:
 
     @property
     def name(self):
-        """``worker:0``, say."""
+        """The job and the index, such as ``worker:0``."""
         return f"{self.job}:{self.index}"
 
 
@@ -47,15 +47,15 @@ def own_task():
 
 
 def identity():
-    """``(job, index, pid)`` of the task that this process is; the client asks each engine who it is."""
+    """``(job, index, pid)`` of the task that this process is; the client asks each engine for it."""
     return _own_task.job, _own_task.index, os.getpid()
 
 
 def server_config():
-    """The config of a task's server on a machine that it shares: a thread with nothing to do sleeps.
+    """The config of a task's server on a shared machine: a thread with nothing to do sleeps.
 
-    By default it first looks for work for a while, on a core that another task could use. Pools have their sizes from
-    the task's environment (:mod:`mnistdist.cluster.pinning`).
+    By default it would first look for work for a while, on a core that another task could use. The task's environment
+    gives the sizes of pools (:mod:`mnistdist.cluster.pinning`).
     """
     import tensorflow.compat.v1 as tf
 
@@ -63,7 +63,7 @@ def server_config():
 
 
 def become_task(settings, request, parent):
-    """Turn a forked copy of the fork server into a task: environment, cores, server, engine; returns at its end."""
+    """Turns a forked copy of the fork server into a task with its server and engine; returns when the task ends."""
     global _own_task
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -76,7 +76,7 @@ def become_task(settings, request, parent):
     import numpy as np
     import tensorflow.compat.v1 as tf
 
-    np.random.seed()  # or all tasks would draw the same numbers: the generator's state was forked too
+    np.random.seed()  # or all tasks would draw the same numbers, because the generator's state was forked too
     tf.disable_v2_behavior()
     namespace = {"job_name": job, "task_index": index, "cluster_spec": copy.deepcopy(settings["spec"])}
     server = None

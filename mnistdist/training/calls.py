@@ -17,14 +17,14 @@ _PATIENCE = 10  # seconds
 def idle_workers(cluster, step_timeout, held):
     """Waits until the workers have nothing to do; keeps other trainings away while the ``with`` block runs.
 
-    A worker runs one call after the other. A busy one would be waited for without a word, and without an end.
+    A worker runs one call after the other, so a call to a busy one would wait without a word and without an end.
 
-    It waits ``step_timeout`` seconds, but at least 2 and at most 10, and calls ``held()``, of the
+    It waits ``step_timeout`` seconds, but at least 2 and at most 10, and calls ``held()`` of the
     :class:`~mnistdist._interrupts.HeldInterrupts` around it. Workers that can't be used are left to :func:`on_workers`.
 
     Raises:
-        RuntimeError: some are still busy or stopped, or another training is running on the cluster. Nothing has been
-            started, and what they are doing goes on.
+        RuntimeError: Some workers are still busy or stopped, or another training is running on the cluster. Nothing has
+            been started, and what they are doing goes on.
     """
     patience = min(max(step_timeout or _PATIENCE, 2), _PATIENCE)
     deadline = time.monotonic() + patience
@@ -63,22 +63,22 @@ def _busy(tasks, seconds):
 
 
 def on_workers(cluster, function, indices, arguments, *, step_timeout, held, steps=None, restarts=0, restores=False):
-    """Run ``function`` in some workers at once; returns their answers, in that order.
+    """Runs ``function`` in some workers at once; returns their answers, in that order.
 
     Args:
         cluster: A running :class:`~mnistdist.Cluster`.
-        function: One of a module.
-        indices: Which workers.
-        arguments: The function's, which may hold functions and classes that were typed in a notebook.
-        step_timeout: Seconds. A task that somebody has stopped (SIGSTOP) counts as ended after twice as long: who
-            waits for it tells first, and tells more. None: never.
+        function: A function of a module.
+        indices: Which workers to call it in.
+        arguments: The function's arguments, which may hold functions and classes that were typed in a notebook.
+        step_timeout: Seconds. A task that somebody has stopped (SIGSTOP) counts as ended after twice as long, because a
+            task that waits for it reports first, and reports more. None to let it be.
         held: As for :func:`idle_workers`.
-        steps: Global steps that a bar shows the progress to, as the function publishes it; None for no bar.
-        restarts: So many ended tasks are no failure, but are started again; in a worker, the function begins again.
-        restores: Whether worker 0 restores what a ps has lost: it begins again even if it had answered.
+        steps: The global step at which a progress bar ends, which the function publishes; None for no bar.
+        restarts: How many ended tasks to restart before failing; a restarted worker calls the function again.
+        restores: Whether worker 0 restores what a ps has lost; it then begins again even if it had answered.
 
     Raises:
-        TaskFailed: for the first failure's cause. A task that has ended before anything was sent is one.
+        TaskFailed: The cause of the first failure, which may be a task that had ended before anything was sent.
     """
     calls, stopped = None, StoppedTasks(step_timeout and 2 * step_timeout)
     with shown(steps) as show:
@@ -96,7 +96,7 @@ def on_workers(cluster, function, indices, arguments, *, step_timeout, held, ste
                 continue
             calls = calls or _Calls(cluster, function, indices, arguments)
             if failed := calls.failed():
-                time.sleep(0.5)  # when a task has ended, that is the cause: its news may be on the way
+                time.sleep(0.5)  # if a task has ended, that is the cause, and its news may be on the way
                 if cluster.alive and not cluster._engines.lost():
                     raise calls.cause(*failed[0])
             elif calls.wait(0.1):
@@ -105,7 +105,7 @@ def on_workers(cluster, function, indices, arguments, *, step_timeout, held, ste
 
 
 def _find_lost(cluster, stopped, when):
-    """A task that can't be used, or that has been stopped for too long, and the words for it; None if all are well."""
+    """A task that can't be used or was stopped for too long, and the words for it; None if all are well."""
     cluster._engines.require_alive()
     if lost := cluster._engines.lost():
         return lost.task, f"{lost.reason} {when} the training"
@@ -126,14 +126,14 @@ class _Calls:
     def _call(self, index):
         try:
             return self._cluster["worker", index].apply_async(_answer, self._sent)
-        except TaskFailed as error:  # it has ended just now: a call that fails, and is made again if the task is
+        except TaskFailed as error:  # it has ended just now, so this call fails, and is made again if the task is
             return _failed_call(error)
 
     def _all(self):
         return [*self._latest.items(), *((0, call) for call in self._again)]
 
     def replaced(self, task, restores):
-        """A task has been started again: the function begins again where that is needed."""
+        """A task has been started again, so the function begins again where necessary."""
         lost, _, number = task.partition(":")
         workers = [("worker", index) for index in self._latest]
         finished = [("worker", index) for index, call in self._latest.items() if call.ready() and call.successful()]
@@ -144,11 +144,11 @@ class _Calls:
                 self._latest[index] = self._call(index)
 
     def failed(self):
-        """Those that have, with the workers' indices."""
+        """The calls that have failed, with the workers' indices."""
         return [(index, call) for index, call in self._all() if _failed(call)]
 
     def wait(self, seconds):
-        """Wait so long for one more answer; returns whether all are there."""
+        """Waits this long for one more answer; returns whether all have answered."""
         pending = [call for _, call in self._all() if not call.ready()]
         if pending:
             pending[0].wait(seconds)
@@ -158,11 +158,11 @@ class _Calls:
         return [call.get() for call in self._latest.values()]
 
     def global_step(self):
-        """The highest that a worker has published."""
+        """The highest global step that a worker has published."""
         return max((call.data or {}).get("global_step", 0) for call in self._latest.values())
 
     def cause(self, index, call):
-        """The :class:`TaskFailed` of a worker's failed call: the chief's, where the worker has only lost the chief."""
+        """The :class:`TaskFailed` of a worker's failed call, or the chief's if the worker has only lost the chief."""
         failure = self._failure(index, call)
         if index and "TaskLost" in failure.reason and 0 in self._latest:
             self._latest[0].wait(10)  # its own end may take it some seconds
@@ -179,7 +179,7 @@ class _Calls:
             return failure
         except RemoteError as error:
             log, hint = self._cluster.logs(("worker", index), 5).splitlines(), _RESTARTED
-            if error.ename in ("OSError", "InUse"):  # of a checkpoint, say: the message says what to do, and no log
+            if error.ename in ("OSError", "InUse"):  # such as of a checkpoint; the message says what to do
                 log, hint = [], "the cluster has been restarted with fresh tasks; mend this before you train again"
             stopped = " and ".join(task.name for task in self._cluster.tasks if is_stopped(task.pid))
             stopped = f" ({stopped} is stopped, as SIGSTOP does it)" if stopped else ""
@@ -188,7 +188,7 @@ class _Calls:
 
 
 def _answer(sent):
-    """In a worker: what the function that was sent gives for its arguments."""
+    """In a worker: what the function that was sent returns for its arguments."""
     import cloudpickle
 
     function, arguments = cloudpickle.loads(sent)

@@ -1,4 +1,4 @@
-"""Checkpoints of a training, in a folder: written by worker 0, read again when the variables on a ps are lost."""
+"""Checkpoints of a training in a folder: worker 0 writes them, and reads them when variables on a ps are lost."""
 
 import contextlib
 import functools
@@ -15,7 +15,7 @@ from mnistdist.training.tensorflow_private import whole_of
 
 NAME = "model.ckpt"
 KEPT = 3
-# The files of a checkpoint that is complete, and what is there only while one is written.
+# The files of a complete checkpoint, and the files that exist only while one is written.
 _FILE = re.compile(rf"{re.escape(NAME)}-(0|[1-9][0-9]*)\.(index|data-[0-9]{{5}}-of-[0-9]{{5}})")
 _PART = r"\.(?:index|data-[0-9]{5}-of-[0-9]{5})"
 _HALF = re.compile(
@@ -28,19 +28,19 @@ _UNREADABLE = (tf.errors.OpError, LookupError, ValueError, RuntimeError, TypeErr
 class Checkpoints:
     """Writes a checkpoint to ``folder`` about every ``every`` global steps, and keeps the last three.
 
-    The files in the folder are all that counts: the folder may be moved, renamed or copied between two trainings. Each
-    checkpoint is written under another name first, so a name that ends with a number stands for a complete one.
-    (TensorFlow's own list of them, the file ``checkpoint``, is written for TensorFlow's tools only.)
+    Only the files in the folder count, so it may be moved, renamed or copied between two trainings. Each checkpoint is
+    written under another name first, so a name that ends with a number stands for a complete one. TensorFlow's own
+    list, the file ``checkpoint``, is written for TensorFlow's tools only.
 
     Args:
-        replica: The :class:`~mnistdist.training.Replica` whose shared variables they hold.
-        folder: Where they are; made if it is not there.
-        every: Global steps from one to the next.
-        timeout: Seconds that writing one may take.
+        replica: The :class:`~mnistdist.training.Replica` whose shared variables the checkpoints hold.
+        folder: The folder of the checkpoints, which is made if it doesn't exist.
+        every: How many global steps lie between two checkpoints.
+        timeout: Seconds that writing a checkpoint may take.
         warn: Called with a line for each damaged checkpoint that :meth:`restore` has to pass over.
 
     Raises:
-        OSError: the folder can't be made or read.
+        OSError: The folder can't be made or read.
     """
 
     def __init__(self, replica, folder, every, timeout=60, warn=lambda line: None):
@@ -48,23 +48,23 @@ class Checkpoints:
         os.makedirs(self.folder, exist_ok=True)
         self._replica, self._every, self._timeout, self._warn = replica, every, timeout, warn
         self._session, self._saved, self._damaged = None, 0, set()
-        self._meanwhile = every // 10  # steps that others make while one is written: a guess, until one is
+        self._meanwhile = every // 10  # how many steps others make while one is written: a guess for the first
         with replica.graph.as_default():
             self._variables = tf.global_variables()
-            # Of this Saver only the ops are used: its methods take paths as patterns, and may delete what others match.
+            # Only the ops of this Saver are used, because its methods take paths as patterns and may delete matches.
             self._ops = tf.train.Saver(self._variables, max_to_keep=0).saver_def
         self._tidy()
 
     @property
     def latest(self):
-        """Path of the last checkpoint in the folder, whole or damaged; None if there is none."""
+        """The path of the last checkpoint in the folder, whole or damaged; None if there is none."""
         return self._prefix(order[-1]) if (order := self._order()) else None
 
     def restore(self, session):
-        """Give the variables the values of the newest whole checkpoint; returns its path, or None if there is none.
+        """Gives the variables the values of the newest whole checkpoint; returns its path, or None if there is none.
 
         Raises:
-            OSError: every checkpoint in the folder is damaged, or the newest whole one is of another model.
+            OSError: Every checkpoint in the folder is damaged, or the newest whole one is of another model.
         """
         damaged = []
         with _without_wildcards(self.folder) as folder:
@@ -100,27 +100,27 @@ class Checkpoints:
         return path
 
     def begin(self, session, step):
-        """Count from the last checkpoint: the variables are at this global step, and read in this session."""
+        """Counts from the last checkpoint. The variables are at this global step, and are read in this session."""
         whole = [self._held_step(each) for each in self._files().keys() - self._damaged]
         self._session, self._saved = session, min(step, max(whole, default=0))
 
     def save_when_due(self, step):
-        """Write a checkpoint when nearly ``every`` steps have been made since the last; called after a run of steps.
+        """Writes a checkpoint if nearly ``every`` steps have been made since the last; call it after a run of steps.
 
-        It begins earlier by as many steps as others made while the last one was written, which would come on top, and
-        by a tenth of ``every``, for what is left of a run, and since the next one may take longer. But a quarter of
-        ``every`` is always made in between, or worker 0 would do nothing else on a slow disk.
+        It begins earlier by as many steps as others made while the last one was written, because these come on top. It
+        begins another tenth of ``every`` earlier for the rest of a run, and because writing may take longer next time.
+        But a quarter of ``every`` always lies in between, or on a slow disk worker 0 would do nothing else.
         """
         if step - self._saved >= max(self._every - self._every // 10 - self._meanwhile, self._every // 4):
             self.save(step)
             self._meanwhile = int(timed_run(self._session, self._replica.global_step, self._timeout)) - step
 
     def save(self, step):
-        """Write a checkpoint, of global step ``step`` or of one that others have made meanwhile; none if there is one.
+        """Writes a checkpoint of global step ``step``, or of a later one that others have made, if there is none yet.
 
         Raises:
-            OSError: it can't be written; nothing of it is left.
-            TimeoutError: a ps did not send its variables in time.
+            OSError: The checkpoint can't be written, and nothing of it is left.
+            TimeoutError: A ps did not send its variables in time.
         """
         late = f"no checkpoint of global step {step} within {self._timeout:g} s: a ps does not answer"
         try:
@@ -147,7 +147,7 @@ class Checkpoints:
         self._list(whole_last[-KEPT:])
 
     def _list(self, steps):
-        """Write TensorFlow's list of checkpoints, with paths that are still right when the folder is moved."""
+        """Writes TensorFlow's list of checkpoints, with paths that stay right if the folder is moved."""
         path = os.path.join(self.folder, "checkpoint")
         names = [f'"{NAME}-{step}"\n' for step in steps]
         with contextlib.suppress(OSError):  # nobody here needs it
@@ -161,7 +161,7 @@ class Checkpoints:
         return os.path.join(self.folder, f"{NAME}-{step}")
 
     def _files(self):
-        """Names of the files of each checkpoint in the folder, by global step."""
+        """The names of the files of each checkpoint in the folder, by global step."""
         found = {}
         for name in os.listdir(self.folder):
             if match := _FILE.fullmatch(name):
@@ -169,11 +169,11 @@ class Checkpoints:
         return found
 
     def _order(self):
-        """The numbers of the checkpoints, the newest last: by the global step that each holds, whatever its number."""
+        """The numbers of the checkpoints, in the order of the global steps that they hold, whatever the numbers."""
         return sorted(self._files(), key=lambda step: (self._held_step(step), step))
 
     def _held_step(self, step):
-        """The global step in the checkpoint of this number; the number, if there is none in it or it is damaged."""
+        """The global step in the checkpoint of this number, or the number if it has none or is damaged."""
         with _without_wildcards(self.folder) as folder:
             try:
                 reader = tf.train.NewCheckpointReader(os.fsencode(os.path.join(folder, f"{NAME}-{step}")))
@@ -190,14 +190,14 @@ class Checkpoints:
                 os.remove(os.path.join(self.folder, name))
 
     def _tidy(self):
-        """Remove what is half-written: data that has its name already, while the index has not, is so too."""
+        """Removes what is half-written. Data that has its final name is half-written if the index has not."""
         for match in filter(None, map(_HALF.fullmatch, os.listdir(self.folder))):
             self._delete([match[0]])
             if match[1] and not os.path.exists(self._prefix(match[1]) + ".index"):
                 self._remove(int(match[1]))
 
     def _misfit(self, shapes):
-        """Which variable of the graph a checkpoint with these shapes and types does not have, in words; else None."""
+        """In words, a variable of the graph that these shapes and types of a checkpoint don't fit; None if all fit."""
         for variable in self._variables:
             name, shape = whole_of(variable)
             if name not in shapes:
@@ -209,7 +209,7 @@ class Checkpoints:
 
 
 def _read(prefix):
-    """(shape and type of each tensor of a checkpoint, None), or (None, what is wrong with it, in words)."""
+    """(shape and type of each tensor of a checkpoint, None), or (None, what is wrong with it in words)."""
     if not os.path.exists(prefix + ".index"):
         return None, f"there is no {prefix}.index"
     part = "its .index"
@@ -226,7 +226,7 @@ def _read(prefix):
 
 @contextlib.contextmanager
 def _without_wildcards(folder):
-    """A path to the folder that is no pattern to TensorFlow, which looks for a checkpoint to read by matching names."""
+    """A path to the folder that is not a pattern for TensorFlow, which finds a checkpoint by matching names."""
     if not set("*?[\\") & set(folder):
         yield folder
         return
@@ -238,8 +238,8 @@ def _without_wildcards(folder):
 def _unpacked(prefix, variables):
     """The values, by name, of a checkpoint of an earlier version, in which all parameters are one vector.
 
-    It is in as many parts as there were ps, and so is each slot. None for another model than the built-in one: the
-    vector has no names.
+    The vector and each slot are in as many parts as there were ps tasks. None if the model is not the built-in one,
+    because the vector has no names.
     """
     reader = tf.train.NewCheckpointReader(os.fsencode(prefix))
     shapes = {each.op.name: each.shape.as_list() for each in variables if each.trainable}

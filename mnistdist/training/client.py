@@ -1,4 +1,4 @@
-"""Train on a running cluster: ``run_worker`` in every worker at once, and what comes of it."""
+"""Trains on a running cluster: calls ``run_worker`` in every worker at once, and collects the results."""
 
 import contextlib
 import itertools
@@ -44,57 +44,57 @@ def train(
     save_steps=TrainSpec.save_steps,
     restarts=TrainSpec.restarts,
 ):
-    """Train a model on a cluster with one client for each worker (between-graph replication), and evaluate it.
+    """Trains a model on a cluster with one client for each worker (between-graph replication), and evaluates it.
 
     Args:
         cluster: A running :class:`~mnistdist.Cluster`.
-        steps: Global step to end at, counted from the very beginning: updates of all workers together, or rounds.
-        sync: Average gradients of several workers for each update of the variables.
+        steps: The global step at which to end, counted from the very beginning: updates of all workers, or rounds.
+        sync: Whether to average gradients of several workers for each update of the variables.
         replicas_to_aggregate: How many gradients a round averages; None for as many as there are workers.
-        batch_size: Examples that a worker uses in each step.
-        learning_rate: What the optimizer gets.
-        optimizer: Makes a ``tf.train.Optimizer`` of the learning rate; None for Adam, as in the classic program.
-        build_graph: Makes the model in the default graph and returns a :class:`~mnistdist.Graph`; None for the
-            classic program's network. Runs in every worker: import what it needs inside it. Nothing runs the collection
-            ``UPDATE_OPS`` by itself; let the loss wait for it, ``with tf.control_dependencies(
-            tf.get_collection(tf.GraphKeys.UPDATE_OPS)): loss = tf.identity(loss)``. Evaluating changes no variable.
-        data: What to train on: None for MNIST, a folder with idx files, or a :class:`~mnistdist.Datasets` with
-            one-hot labels, which is sent to every worker. A validation or test set that is None or empty is left out.
-        seed: Makes initial weights and every worker's batches repeatable. How the updates of several workers
-            interleave is not.
+        batch_size: How many examples a worker uses in each step.
+        learning_rate: The number that is passed to the optimizer.
+        optimizer: Makes a ``tf.train.Optimizer`` from the learning rate; None for Adam, as in the classic program.
+        build_graph: Makes the model in the default graph and returns a :class:`~mnistdist.Graph`; None for the classic
+            program's network. It runs in every worker, so import what it needs inside it. Nothing runs the collection
+            ``UPDATE_OPS`` by itself. Let the loss wait for it: ``with tf.control_dependencies(
+            tf.get_collection(tf.GraphKeys.UPDATE_OPS)): loss = tf.identity(loss)``. Evaluation changes no variable.
+        data: None for MNIST, a folder with idx files, or a :class:`~mnistdist.Datasets` with one-hot labels, which is
+            sent to every worker. A validation or test set that is None or empty is left out.
+        seed: Makes the initial weights and every worker's batches repeatable, but not the order in which the updates
+            of several workers arrive.
         on_step: Called in the worker with each :class:`~mnistdist.StepRecord`, between steps.
         step_timeout: Seconds that one step may take before the training fails; None for any. A run of several
             steps may take this long for one step, plus the slowest step time seen so far for each of the others. A task
             that somebody has stopped (SIGSTOP) counts as ended after twice as long.
-        design: ``"fast"``: the listing's graph, cut into a part for the worker and one for the ps, with batches made on
-            the worker, and several steps in one run of the session (the chapter "Where a step goes"); ``"listing"``:
-            the graph as it is, a fed batch and a run a step. Both compute the same: each batch is one update.
-            A model that can't be cut is trained in the listing's design, and a line on stderr says why.
-        local_steps: Fast design, asynchronous: how many steps a worker makes on its own parameters before it pushes the
-            resulting change, divided by the number of workers. More than 1 changes what is computed: far fewer messages
-            for more staleness. A record is then one push; the global step still counts batches.
-        steps_per_run: Fast design: how many steps, each with its own pull and push, one run of the session makes.
-            None for 16, or 1 if there is an ``on_step``, which is called between runs. With local steps, a run makes
-            enough pushes for this many steps; None for 40.
-        logdir: Folder in which worker 0 keeps checkpoints, and from the last whole one of which training goes on; None
-            for none. The appendix "Checkpoints" says what may be done with such a folder, and what is refused.
-        save_steps: About how many global steps there are from one checkpoint to the next. What is lost with a ps is
-            what was done after the last complete checkpoint began: as a rule no more than this, but more on a busy
-            machine, where the others make many steps while worker 0 is writing a checkpoint.
-        restarts: How many times, in all, a task that has ended is started again and the training goes on. Steps that a
-            worker had recorded end with it. A ps takes the variables with it: that needs a ``logdir``.
+        design: ``"listing"`` uses the graph as it is, with a fed batch and one run for each step. ``"fast"`` cuts this
+            graph into a part for the worker and a part for the ps, makes batches on the worker, and makes several steps
+            in one run (the chapter "Where a step goes"). Both compute the same, and each batch is one update. A model
+            that can't be cut is trained in the listing's design, and a line on stderr says why.
+        local_steps: How many steps a worker makes on its own parameters before it pushes the change, divided by the
+            number of workers; fast design and asynchronous only. More than 1 changes what is computed, and trades far
+            fewer messages for more staleness. A record is then one push, and the global step still counts batches.
+        steps_per_run: How many steps, each with its own pull and push, one run of the session makes; fast design only.
+            None for 16, or for 1 if there is an ``on_step``, which is called between runs. With ``local_steps``, a run
+            makes enough pushes for this many steps; None for 40.
+        logdir: Folder in which worker 0 keeps checkpoints; training goes on from the last whole one. None for no
+            checkpoints. The appendix "Checkpoints" says what you may do with such a folder, and what is refused.
+        save_steps: About how many global steps lie between two checkpoints. With a ps you lose what was done after the
+            last complete checkpoint began. As a rule that is no more than this, but it is more on a busy machine if the
+            other workers make many steps while worker 0 is writing a checkpoint.
+        restarts: How many ended tasks to start again, in all, before the training fails. A worker that has ended takes
+            the records of its steps with it. A ps takes the variables with it, so going on needs a ``logdir``.
 
     Returns:
         A :class:`Run`.
 
     Raises:
-        ValueError, TypeError: for an argument out of range or of another type; nothing has been started then.
-        OSError: if no checkpoints can be kept in the ``logdir``, or another training is using it; likewise.
-        RuntimeError: if a worker is still busy with an earlier call, or stopped, or another training is running on this
-            cluster, after ``step_timeout`` seconds, but at least 2 and at most 10. Nothing has been started then, and
-            what is running goes on.
-        TaskFailed: if a task ends or raises, or has ended before. It, and an interrupt, leave the cluster restarted:
-            fresh and usable.
+        ValueError, TypeError: An argument is out of range or of another type; nothing has been started.
+        OSError: The ``logdir`` can't keep checkpoints, or another training uses it; nothing has been started.
+        RuntimeError: After ``step_timeout`` seconds, but at least 2 and at most 10, a worker is still stopped or busy
+            with an earlier call, or another training is running on this cluster. Nothing has been started, and what is
+            running goes on.
+        TaskFailed: A task ends or raises, or has ended before. After this error, and after an interrupt, the cluster
+            has been restarted and can be used.
 
     Example::
 
@@ -109,7 +109,7 @@ def train(
     spec = TrainSpec(**{field.name: given[field.name] for field in fields(TrainSpec)})
     data = _check_data(data, build_graph is None)
     if spec.logdir is not None:
-        spec.logdir = str(Path(spec.logdir).resolve())  # the tasks have a working folder of their own
+        spec.logdir = str(Path(spec.logdir).resolve())  # because the tasks have a working folder of their own
         prepare(spec.logdir)
     sent = data, spec, f"train-{os.getpid()}-{next(_runs)}"
     outlived = {"steps": spec.steps, "restarts": spec.restarts, "restores": spec.logdir is not None}
@@ -130,22 +130,22 @@ def train(
             (shared,) = on_workers(cluster, _finish, [0], sent, **watched)
         except BaseException:
             if refusal is None and cluster.alive:
-                cluster.restart()  # the other workers may be in the middle of a step, which nothing interrupts
+                cluster.restart()  # because the other workers may be in a step, which nothing interrupts
             raise
     for line in itertools.chain(*warned):
-        print(line, file=sys.stderr)  # no warning: as an error, that would lose the run
+        print(line, file=sys.stderr)  # and not as a warning, which could be turned into an error and lose the run
     return Run(sync=spec.sync, results=list(results), model=shared, local_steps=spec.local_steps)
 
 
 def _check_data(data, books_model):
-    """What to send to the workers, of ``data`` that can be trained on; an empty set is None, as one that is not there.
+    """What to send to the workers, from ``data`` that can be trained on; None for a set that is empty or not there.
 
-    What would otherwise fail in each worker, in the middle of something else, or give a loss of nan, is refused here.
+    Refuses what would otherwise fail in each worker, in the middle of something else, or give a loss of nan.
     """
     if isinstance(data, (str, os.PathLike)):
         data = str(Path(_check.path("data", data)).resolve())
         try:
-            read_for_training(data)  # complains of what is wrong with it, and fills it when it is empty
+            read_for_training(data)  # complains about what is wrong with it, and fills it if it is empty
         except DataError as error:
             raise DataError(f"data: {error}") from None
         except ValueError as error:
@@ -186,7 +186,7 @@ def _load(data, seed, index):
 
 
 def _try(data, spec, container):
-    """In worker 0, before anything starts: why no design can train the model, and why the fast one can't, or None."""
+    """In worker 0, before anything starts: why no design can train the model and why the fast one can't, or None."""
     from mnistdist.training.shared_model import try_model
 
     options = {"batch_size": spec.batch_size, "timeout": spec.step_timeout, "container": container}
@@ -197,7 +197,7 @@ def _try(data, spec, container):
 
 
 def _train(data, spec, container):
-    """In a worker: train, and tell the client twice a second how far it is."""
+    """In a worker: trains, and tells the client twice a second how far it has come."""
     from ipyparallel.datapub import publish_data
 
     from mnistdist.training.worker import run_worker
@@ -217,13 +217,13 @@ def _train(data, spec, container):
     try:
         return run_worker(target, cluster_spec, index, **options, **spec.of_run(), **spec.of_replica()), warned
     except (TimeoutError, TaskLost) as error:
-        # They say all that there is to say; IPython takes a second, and several on a busy machine, to format the way
-        # that they have come through TensorFlow, and the client waits for that.
+        # The message says everything. IPython would take a second, or several on a busy machine, to format the
+        # traceback through TensorFlow, and the client would wait for that.
         raise error.with_traceback(None) from None
 
 
 def _finish(data, spec, container):
-    """In a worker, when all have ended: read and evaluate the shared variables, then drop them from the ps."""
+    """In a worker, when all have ended: reads and evaluates the shared variables, then drops them from the ps."""
     from mnistdist.training.shared_model import forget, read_shared_model
 
     target, cluster_spec, index = _here()
@@ -235,13 +235,13 @@ def _finish(data, spec, container):
 
 
 def _here():
-    """The task's server target, the cluster's spec and its own index: what the task is, whatever the namespace says."""
+    """The task's server target, the cluster's spec and the task's own index, whatever the namespace says."""
     task = own_task()
     return (task.server or _server_made_by_hand(task)).target, task.spec, task.index
 
 
 def _server_made_by_hand(task):
-    """What is called ``server`` in the engine's namespace, if it is the server of this task."""
+    """The object called ``server`` in the engine's namespace, if it is the server of this task."""
     import tensorflow.compat.v1 as tf
     from IPython import get_ipython
 

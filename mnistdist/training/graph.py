@@ -12,13 +12,13 @@ ASSIGN, AT_TIMES = "AssignVariableOp", "AssignVariableOp in a branch or loop"
 WRITES_SOME = {"ResourceScatterUpdate", "ResourceScatterNdUpdate", "ResourceStridedSliceAssign", AT_TIMES}
 HANDS_ON = {"Enter", "Exit", "Identity", "Merge", "NextIteration", "Switch"}
 CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
-BRANCHES = {"If", "StatelessIf", "Case", "StatelessCase"}  # their first input is the choice, and no argument
-PYTHON = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}  # they run where their function is: in the worker
+BRANCHES = {"If", "StatelessIf", "Case", "StatelessCase"}  # their first input is the choice, not an argument
+PYTHON = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}  # they run in the worker, where their function is
 LARGE = 1 << 16  # elements from which on a constant is an argument, or each function would hold a copy
 
 
 def is_handle(op):
-    """Whether an op only says which variable, table, iterator or queue is meant."""
+    """Whether an op only identifies a variable, table, iterator or queue."""
     return not op.inputs and len(op.outputs) == 1 and op.outputs[0].dtype == tf.resource
 
 
@@ -34,7 +34,7 @@ def behind(ends, stops=()):
 
 
 def large_constants(ops):
-    """The constants that are too large for each function to hold a copy."""
+    """The constants that are too large to be copied into each function."""
     return {op for op in ops if op.type == "Const" and (op.outputs[0].shape.num_elements() or 0) > LARGE}
 
 
@@ -47,8 +47,8 @@ def variables_of(ops):
 def written_by(ops):
     """How these ops write variables: a dict by the ``ref()`` of the variable's handle.
 
-    ``"add"``: they add to it; ``"assign"``: they give it a new value; ``"some"``: they do so for some elements, or not
-    in every step; ``"mix"``: anything else.
+    ``"add"`` means that they add to it, and ``"assign"`` that they give it a new value. ``"some"`` means that they do
+    so for some elements, or not in every step. ``"mix"`` is anything else.
     """
     written = {}
     for variable, types in _used_by(ops):
@@ -59,7 +59,7 @@ def written_by(ops):
 
 
 def looked_up_by(ops):
-    """The variables of which these ops read some rows only, and never the whole."""
+    """The variables of which these ops read only some rows, and never the whole."""
     return [variable for variable, types in _used_by(ops) if types & LOOKUPS and types <= LOOKUPS]
 
 
@@ -70,7 +70,7 @@ def _used_by(ops):
 
 
 def _consumers(nodes):
-    """Who takes what a node makes: pairs of the node and the position of the input, by the name of the giver."""
+    """The consumers of each node's outputs: pairs of node and input position, by the name of the producer."""
     consumers = {}
     for node in nodes:
         for position, name in enumerate(each for each in node.input if not each.startswith("^")):
@@ -81,7 +81,7 @@ def _consumers(nodes):
 def _uses(consumers, name, known, always=True):
     """The types of the ops that take a handle, also in functions, branches and loops that the handle is passed to.
 
-    An assignment in a branch or loop is ``AT_TIMES``: it may not be made.
+    An assignment in a branch or loop is ``AT_TIMES``, because it may not be made.
     """
     types, seen, pending = set(), set(), [(name, always)]
     while pending:

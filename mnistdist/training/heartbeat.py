@@ -1,10 +1,10 @@
-"""How a ps learns that its training is over, and the other tasks what worker 0's flags are.
+"""How a ps learns that its training is over, and how the other tasks learn worker 0's flags.
 
-In the classic program a ps blocks in ``server.join()`` for ever. The usual cure, a queue on the ps into which each
-worker puts one token at its end, blocks for ever too when a worker is killed before it does. Here every worker puts
-a sign of life into such a queue each second, and a last one when it has finished. A ps ends when each worker has
-either finished or been silent for some time, and so after a crash as well; a worker that is started again in that
-time is simply heard again.
+In the classic program a ps blocks in ``server.join()`` for ever. The usual cure is a queue on the ps into which each
+worker puts one token at its end, but that also blocks for ever if a worker is killed before it does. Here every worker
+puts a sign of life into such a queue each second, and a last one when it has finished. A ps ends when each worker has
+either finished or been silent for some time, so it also ends after a crash. A worker that is started again in that time
+is simply heard again.
 
 On every ps, worker 0 leaves a notice of its flags, which the others compare with their own: tasks with different flags
 would train something that nobody has asked for, or wait for each other without a word.
@@ -27,7 +27,7 @@ RECONNECT_SECONDS = 5
 
 
 class _Board:
-    """What a ps keeps as long as it runs: the queue of signs, and worker 0's flags, a dict or what else JSON takes."""
+    """What a ps keeps as long as it runs: the queue of signs, and worker 0's flags, in a form that JSON takes."""
 
     def __init__(self, ps_index):
         with tf.device(f"/job:ps/task:{ps_index}/cpu:0"):
@@ -42,28 +42,28 @@ class _Board:
         timed_run(session, self._write, RECONNECT_SECONDS, {self._text: json.dumps(flags)})
 
     def find(self, session, timeout=None):
-        """The flags that have been left; None if none have."""
+        """The flags that have been left here; None if there are none."""
         there = timed_run(session, self._written, timeout)
         return json.loads(timed_run(session, self._read, timeout)) if there else None
 
 
 class Presence:
-    """A worker's signs of life, given to every ps from threads of their own while the ``with`` block runs.
+    """A worker's signs of life, which threads give to every ps while the ``with`` block runs.
 
-    Each ps has a session and a thread, so that one that has gone silences nobody for the others.
+    Each ps has a session and a thread of its own, so the other ps still hear the worker if one ps has gone.
 
     Args:
         target: The worker's session target. The first ps must be up, and all of them when the block begins.
         cluster_spec: ``{"ps": [...], "worker": [...]}``.
         task_index: Which worker this is.
-        timeout: Seconds that connecting may take, and waiting for worker 0.
+        timeout: Seconds that connecting may take, and seconds to wait for worker 0.
 
-    Call :meth:`compare` before the block, if tasks may have been started with different flags, and :meth:`finish` at
-    the end of the training; leaving the block without it, by an error, is silence.
+    Call :meth:`compare` before the block if tasks may have been started with different flags, and :meth:`finish` at
+    the end of the training. If an error ends the block without it, the worker falls silent.
 
     Raises:
-        TimeoutError: no session came about in time, though something answers at each address.
-        ConnectionError: it is another cluster, or another task of this one.
+        TimeoutError: No session could be made in time, although something answers at each address.
+        ConnectionError: The servers belong to another cluster, or to another task of this one.
     """
 
     def __init__(self, target, cluster_spec, task_index, timeout=60):
@@ -72,14 +72,14 @@ class Presence:
         self._lines[0].open(timeout)
 
     def compare(self, flags, check, on_wait=None, outdated=lambda found: False):
-        """In worker 0, leave a notice of these flags on every ps; in another worker, wait for it.
+        """In worker 0, leaves a notice of these flags on every ps; in another worker, waits for it.
 
-        ``check(found)`` is called with worker 0's flags, and may raise: in worker 0 itself with those of a training
-        that the first ps still holds, if it does. ``on_wait(seconds_left)`` is called about once a second. A worker
-        waits for worker 0 to replace flags that are ``outdated(found)``: they may be those of an earlier training.
+        ``check(found)`` is called with worker 0's flags, and may raise. Worker 0 itself calls it with the flags of a
+        training that the first ps still holds, if there is one. ``on_wait(seconds_left)`` is called about once a
+        second. A worker waits for worker 0 to replace flags of an earlier training, which are ``outdated(found)``.
 
         Raises:
-            TimeoutError: worker 0 did not come in time.
+            TimeoutError: Worker 0 did not come in time.
         """
         first, end, tick = self._lines[0], time.monotonic() + self._timeout, 0
         first.start()  # or the ps would take the wait for silence
@@ -113,14 +113,14 @@ class Presence:
             line.end(well=error is None)
 
     def finish(self):
-        """Tell every ps that this worker has finished; again until it is there to hear it, within the ``timeout``."""
+        """Tells every ps that this worker has finished, again until the ps hears it or the ``timeout`` passes."""
         end = time.monotonic() + self._timeout
         for line in self._lines:
             line.finish(end)
 
 
 class _Line:
-    """From one worker to one ps: a session that is made anew after the ps has gone, and a thread that uses it."""
+    """From one worker to one ps: a thread, and its session, which is made again after the ps has gone."""
 
     def __init__(self, target, cluster_spec, ps_index, task_index):
         self._over = threading.Event()
@@ -135,12 +135,12 @@ class _Line:
         self._thread = threading.Thread(target=self._live, daemon=True)
 
     def start(self):
-        """Give signs of life from now on."""
+        """Gives signs of life from now on."""
         if not self._thread.is_alive():
             self._thread.start()
 
     def open(self, timeout):
-        """Connect, if that has not been done; raises what :class:`Presence` does."""
+        """Connects if that has not been done; raises what :class:`Presence` raises."""
         if self._session is not None or self._thread.is_alive():
             return
         other = f"does a TensorFlow server of this very cluster answer as {self._ps} at {self._address}?"
@@ -150,25 +150,25 @@ class _Line:
             raise ConnectionError(f"no session: {other} ({gist(error)})") from error
 
     def leave_notice(self, flags):
-        """Leave worker 0's flags on the ps, now or as soon as it is there, and again when it has been started again."""
+        """Leaves worker 0's flags on the ps, now or as soon as it is there, and again after each start of the ps."""
         self._flags = flags
         if self._session is not None:
             self._give(self._sign)
 
     def find_notice(self):
-        """Worker 0's flags, if they are on the ps; None if they are not, or if it does not answer."""
+        """Worker 0's flags if they are on the ps; None if they are not, or if the ps does not answer."""
         session = self._session
         with contextlib.suppress(tf.errors.OpError):
             return session and self._board.find(session, RECONNECT_SECONDS)
 
     def finish(self, end):
-        """Give no more signs but the last one: until the ps has heard it, or it is ``end``."""
+        """Gives only the last sign from now on, until the ps has heard it or the time is ``end``."""
         self._over.set()
         self._thread.join()
         poll(end - time.monotonic(), lambda: self._give(self._farewell), PERIOD)
 
     def end(self, well):
-        """Close the session, or leave it, after an error, as it is."""
+        """Closes the session, or after an error leaves it as it is."""
         self._over.set()
         if well:
             self._thread.join()
@@ -185,7 +185,7 @@ class _Line:
             self._give(self._sign)
 
     def _give(self, op):
-        """Whether ``op`` was run; after the ps has gone, with a new session as soon as it is there again."""
+        """Whether ``op`` was run; after the ps has gone, with a new session as soon as the ps is back."""
         try:
             if self._session is None:
                 wait_for_address(self._address, PERIOD, what=self._ps)
@@ -243,14 +243,14 @@ class Roll:
 
 
 def attend(target, cluster_spec, ps_index, *, linger, patience=600, on_wait=None, check=None):
-    """Wait on a ps until its workers need it no more; returns the set of those that have finished.
+    """Waits on a ps until its workers no longer need it; returns the set of those that have finished.
 
     ``target`` is that of the ps's own server. A worker counts as gone after ``linger`` seconds of silence. The first
-    word of any may take ``patience`` seconds; until then, ``on_wait`` is called about ten times a second with the
-    seconds that are left. ``check`` is called with worker 0's flags when it has left them here, and may raise.
+    sign of any worker may take ``patience`` seconds. Until then, ``on_wait`` is called about ten times a second with
+    the seconds that are left. ``check`` is called with worker 0's flags when it has left them here, and may raise.
 
     Raises:
-        TimeoutError: there was no such word.
+        TimeoutError: There was no such sign.
     """
     roll = Roll(len(cluster_spec["worker"]), linger)
     with tf.Graph().as_default() as graph:

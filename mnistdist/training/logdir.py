@@ -1,4 +1,4 @@
-"""The folder of a training's checkpoints: tried before anything starts, and held by one training at a time."""
+"""The folder of a training's checkpoints: it is tried before anything starts, and one training at a time holds it."""
 
 import contextlib
 import errno
@@ -11,7 +11,7 @@ import tempfile
 from mnistdist._wait import poll
 
 LOCK = "training.lock"
-_NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # a file system that has none
+_NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # a file system without locks
 
 
 class InUse(OSError):
@@ -19,10 +19,10 @@ class InUse(OSError):
 
 
 def prepare(folder, name="logdir"):
-    """Make the folder if need be, and see whether a training can keep checkpoints in it.
+    """Makes the folder if necessary, and checks whether a training can keep checkpoints in it.
 
     Raises:
-        OSError: it can't be made or written, or another training holds it. ``name`` is what the message calls it.
+        OSError: It can't be made or written, or another training holds it. The message calls it ``name``.
     """
     try:
         os.makedirs(folder, exist_ok=True)
@@ -39,13 +39,13 @@ def prepare(folder, name="logdir"):
 
 @contextlib.contextmanager
 def held(folder):
-    """Make the folder if need be, and hold it while the ``with`` block runs: no other training can.
+    """Makes the folder if necessary, and holds it while the ``with`` block runs, so that no other training can.
 
-    The system lets go of it when the process ends, however it ends. The lock file stays, because on a network file
-    system one that was removed might still be another machine's. On a file system without locks, nobody is refused.
+    The system releases it when the process ends, however it ends. The lock file stays, because on a network file system
+    another machine might still have one that was removed. On a file system without locks, nobody is refused.
 
     Raises:
-        OSError: another training holds the folder (:class:`InUse`, which names its process), or it can't be made.
+        OSError: Another training holds the folder (:class:`InUse` names its process), or it can't be made.
     """
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, LOCK)
@@ -54,14 +54,14 @@ def held(folder):
     except PermissionError:  # the file is another user's, in a folder that both may write to
         descriptor = os.open(path, os.O_RDONLY)
     try:
-        # Others hold it for a moment when they only try it, or while they are dying.
+        # Others hold it for a moment while they only try it, or while they are dying.
         if not poll(1, functools.partial(_locked, descriptor)):
             holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "a process that is not known"
             raise InUse(f"{folder} is in use by another training ({holder}): wait for its end, or take another folder")
         try:
             _note(descriptor, f"process {os.getpid()} on {socket.gethostname()}")
             yield
-        finally:  # of a training that has failed too
+        finally:  # also if the training has failed
             _note(descriptor, "")
     finally:
         os.close(descriptor)
@@ -79,6 +79,6 @@ def _locked(descriptor):
 
 
 def _note(descriptor, text):
-    with contextlib.suppress(OSError):  # what may not be written names nobody
+    with contextlib.suppress(OSError):  # a file that may not be written names nobody
         os.truncate(descriptor, 0)
         os.pwrite(descriptor, text.encode(), 0)

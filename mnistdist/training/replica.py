@@ -1,4 +1,4 @@
-"""What every design makes of a model for a worker, and what all of them need for it."""
+"""The replica that every design makes from a model for a worker, and what all designs need for that."""
 
 import contextlib
 import random
@@ -17,8 +17,8 @@ from mnistdist.training.tensorflow_private import accept_resource_variables, beg
 class MadeStep(NamedTuple):
     """A step that a replica has made.
 
-    Attributes: ``before``, the global step read before the parameters were; ``after``, the one that the update made;
-    ``start`` and ``end``, by ``time.monotonic()``; ``loss``, of the batch.
+    Attributes: ``before`` is the global step that was read before the parameters, and ``after`` the one that the update
+    made. ``start`` and ``end`` are times of ``time.monotonic()``, and ``loss`` is the loss of the batch.
     """
 
     before: int
@@ -32,10 +32,10 @@ class Rounds(NamedTuple):
     """The ops of a synchronous training that only worker 0 runs.
 
     Attributes:
-        merge: Merges gradients into updates, and puts tokens into a queue, for which all workers wait. It is run again
-            and again.
+        merge: Merges gradients into updates, and puts the tokens into a queue for which all workers wait. It is run
+            again and again.
         init_tokens: Puts the first tokens of a session into the queue.
-        close_tokens: Closes the queue when the training is over: a worker that waits for a token is told so.
+        close_tokens: Closes the queue when the training is over, which a worker that waits for a token then sees.
     """
 
     merge: tf.Operation
@@ -49,19 +49,19 @@ class Replica:
 
     Attributes:
         graph: The ``tf.Graph``.
-        model: Its :class:`~mnistdist.Graph`, with which the variables on the ps are evaluated.
-        parameters: The variables that a trained model consists of, by name: those trained, and those it reads.
+        model: Its :class:`~mnistdist.Graph`, which evaluates the variables on the ps.
+        parameters: The variables that a trained model consists of, by name: those it trains and those it reads.
         global_step: The shared counter of updates (asynchronous) or rounds (synchronous), int64, on the first ps.
         uninitialized: Names of the shared variables that have no value yet.
         local_init: Op that initialises what each worker keeps for itself.
-        advance: ``advance(session, dataset, batch_size, left, timeout)`` makes one step, or several of those ``left``
-            in a single run, of at most ``timeout`` seconds each (None for any). It returns a list with a
+        advance: ``advance(session, dataset, batch_size, left, timeout)`` makes one step, or several of the steps that
+            are ``left`` in a single run, of at most ``timeout`` seconds each (None for any). It returns a list with a
             :class:`~mnistdist.training.MadeStep` for each step.
-        reset_starts: Op for the chief, once the other shared variables have values: no worker has started yet.
-        count_start: Counts a start of this worker, and gives the global step from which the training goes on plus the
-            number of its earlier starts since then.
-        rounds: The :class:`~mnistdist.training.Rounds` of a synchronous training; else None.
-        drop: Op that frees what this worker keeps; None if that is nothing.
+        reset_starts: The chief's op, for when the other shared variables have values: no worker has started yet.
+        count_start: Counts a start of this worker. Its value is the global step from which the training goes on, plus
+            the number of the worker's earlier starts since then.
+        rounds: The :class:`~mnistdist.training.Rounds` of a synchronous training, otherwise None.
+        drop: Op that frees what this worker keeps; None if it keeps nothing.
     """
 
     graph: tf.Graph
@@ -79,9 +79,9 @@ class Replica:
 
 @contextlib.contextmanager
 def replica_graph(place, worker, *, build_graph, task_index, seed, container):
-    """While it lasts, a new graph is the default one; gives its global step and the reader's model, put at ``place``.
+    """While it lasts, a new graph is the default one; yields its global step and the reader's model, at ``place``.
 
-    Each worker draws random numbers of its own; initial values are worker 0's.
+    Each worker draws random numbers of its own, but the initial values are worker 0's.
     """
     if task_index:
         seed = random.randrange(1 << 31) if seed is None else (seed + task_index * 1_000_003) % (1 << 31)
@@ -93,12 +93,12 @@ def replica_graph(place, worker, *, build_graph, task_index, seed, container):
 
 
 def common_parts(global_step, task_index, workers):
-    """Those fields of a :class:`Replica` that are the same in every design, when all shared variables are there.
+    """The fields of a :class:`Replica` that are the same in every design; call it when all shared variables exist.
 
-    The count of each worker's starts begins with the global step that a training goes on from, so that the parts of a
-    training have different numbers. It is in no checkpoint, which would bring back the numbers of an earlier part.
+    The count of each worker's starts begins with the global step from which a training goes on, so the parts of a
+    training have different numbers. No checkpoint holds it, because that would bring back the numbers of earlier parts.
     """
-    room = max(workers, 1000)  # on servers that outlive a training, the next one may have more workers
+    room = max(workers, 1000)  # because on servers that outlive a training, the next one may have more workers
     with tf.device(global_step.device):
         none_yet = tf.fill([room], global_step.read_value())
         # By tf.get_variable(), it would follow what build_graph() has set for the outermost variable_scope.
@@ -118,7 +118,7 @@ def common_parts(global_step, task_index, workers):
 
 
 def dropping():
-    """Op that frees what this worker keeps, but for queues, of which runs may be waiting."""
+    """Op that frees what this worker keeps, except for queues, because runs may be waiting in them."""
     kept = [op for op in tf.get_default_graph().get_operations() if is_handle(op) and "/job:worker" in op.device]
     dropped = []
     for op in kept:
@@ -129,7 +129,7 @@ def dropping():
 
 
 def adam(learning_rate):
-    """The classic program's optimizer, with a lock: no update of a variable is applied in the middle of another."""
+    """The classic program's optimizer, with a lock: updates of a variable are applied one after the other."""
     return tf.train.AdamOptimizer(learning_rate, use_locking=True)
 
 
@@ -148,9 +148,9 @@ def count_update(global_step, update, times=1):
 
 
 def resource_variables(worker):
-    """A context in which the value of a variable that was read is a copy, not a view that later updates change.
+    """A context in which reading a variable gives a copy of its value, not a view that later updates change.
 
-    What each worker keeps for itself is put on the device ``worker``. Keras names layers from the beginning.
+    What each worker keeps for itself is placed on the device ``worker``. Keras starts naming layers afresh.
     """
 
     def create(make, **options):
@@ -164,12 +164,12 @@ def resource_variables(worker):
         )
         return variable
 
-    begin_layer_names()  # or layers without one would have another in each graph
+    begin_layer_names()  # or layers without a name would get another one in each graph
     return tf.variable_creator_scope(create)
 
 
 def usable(opt):
-    """The reader's optimizer, if its ``compute_gradients`` and ``apply_gradients`` are all that there is to call."""
+    """The reader's optimizer, if ``compute_gradients`` and ``apply_gradients`` are all that has to be called."""
     kind = type(opt)
     if not (hasattr(opt, "compute_gradients") and hasattr(opt, "apply_gradients")):
         raise ValueError(f"optimizer: expected a tf.train.Optimizer, got a {kind.__module__}.{kind.__qualname__}")
@@ -181,7 +181,7 @@ def usable(opt):
 
 
 def update_of(opt, pairs):
-    """The op that applies gradients, and nothing counts the global step in it: the training does."""
+    """The op that applies gradients. It must not count the global step, because the training does that."""
     made = opt.apply_gradients(pairs)
     ops = [getattr(each, "op", each) for each in tf.nest.flatten(made)]
     if tf.train.get_global_step().handle.ref() in written_by(behind(ops)):
@@ -193,7 +193,7 @@ def gradients_of(opt, loss, **options):
     """The gradients of a loss as the optimizer computes them, with their variables.
 
     Raises:
-        ValueError: there is none, or the loss is no scalar.
+        ValueError: There is no gradient, or the loss is not a scalar.
     """
     if loss.shape.rank:
         raise ValueError(f"build_graph: expected a loss that is a scalar, got one of shape {loss.shape}")
@@ -204,13 +204,13 @@ def gradients_of(opt, loss, **options):
 
 
 def needed_variables(model):
-    """The variables that a trained model consists of: what is trained, and what the model reads. A dict by name."""
+    """The variables that a trained model consists of, which it trains or reads: a dict by name."""
     used = variables_of(behind([tensor.op for tensor in (model.y, model.loss, model.accuracy)]))
     return {variable.op.name: variable for variable in {v.op: v for v in (*tf.trainable_variables(), *used)}.values()}
 
 
 def local_initializer():
-    """Op that gives everything that a worker keeps for itself its first state: local variables, tables, iterators."""
+    """Op that initialises everything that a worker keeps for itself: local variables, tables, iterators."""
     iterators = {}
     for op in tf.get_default_graph().get_operations():
         if op.type == "MakeIterator" and iterators.setdefault(op.inputs[1].ref(), op) is not op:
@@ -219,7 +219,7 @@ def local_initializer():
 
 
 def refuse_placeholders(model, ops):
-    """Complain of what these ops are to be fed, and is neither ``x`` nor ``y_`` of the model: nothing feeds it."""
+    """Refuses placeholders among these ops other than ``x`` and ``y_`` of the model, because nothing feeds them."""
     for op in ops:
         if op.type == "Placeholder" and op not in (model.x.op, model.y_.op):
             raise ValueError(f"build_graph: expected x and y_ to be all that is fed, got {op.name!r} besides")

@@ -1,4 +1,4 @@
-"""Runs and sessions that end, and what the error of one means for the cluster: who has gone, who does not answer."""
+"""Runs and sessions that end, and what an error of theirs means: which task has gone or does not answer."""
 
 import functools
 import re
@@ -14,23 +14,23 @@ CLOSE_SECONDS = 5
 ANSWER_SECONDS = 2
 OF_THE_MODEL = (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError, tf.errors.UnimplementedError)
 OF_A_LOST_TASK = (tf.errors.UnavailableError, tf.errors.AbortedError)
-# What these mean is that a task has gone or is slow, not that something is wrong with a model or a folder.
+# These mean that a task has gone or is slow, not that something is wrong with a model or a folder.
 LOST_OR_SLOW = (*OF_A_LOST_TASK, tf.errors.CancelledError, tf.errors.DeadlineExceededError, TimeoutError)
 ANSWERS_NOW = "Every ps answers now: was one stopped, or overloaded, for a while?"
 _abandoned = []
 
 
 def run_options(timeout):
-    """Options of a run that may take ``timeout`` seconds; None, which is any time, for None."""
+    """Options of a run that may take ``timeout`` seconds; None, for any time, if that is None."""
     return tf.RunOptions(timeout_in_ms=max(1, int(1000 * timeout))) if timeout else None
 
 
 def timed_run(session, fetches, timeout, feed=None):
-    """``session.run`` that may take ``timeout`` seconds (None: any); ``tf.errors.DeadlineExceededError`` after that.
+    """``session.run`` that raises ``tf.errors.DeadlineExceededError`` after ``timeout`` seconds; None for any time.
 
-    TensorFlow's own limit does not count while the tasks are given their parts of a graph that the session has not run
-    before, and a task that is stopped never takes its part. And a run that exceeds it is cancelled and then waited for:
-    for ever, if it does not heed that.
+    TensorFlow's own limit does not apply while the tasks get their parts of a graph that the session has not run
+    before, and a task that is stopped never takes its part. Besides, TensorFlow cancels a run that exceeds its limit
+    and then waits for it, for ever if the run does not react.
     """
     run = functools.partial(session.run, fetches, feed, run_options(timeout))
     if not timeout:
@@ -42,14 +42,14 @@ def timed_run(session, fetches, timeout, feed=None):
 
 
 def abandon(session):
-    """Leave a session open whose other side has gone: Python would close it by itself, and wait for ever."""
+    """Leaves a session open whose other side has gone, because Python would close it and wait for ever."""
     _abandoned.append(session)
 
 
 def close_session(session, seconds=CLOSE_SECONDS):
-    """Close a session, if it is one and not None; if that takes more than so many seconds, it is abandoned.
+    """Closes a session, unless it is None; abandons it if that takes more than this many seconds.
 
-    Its runs are cancelled before anything is waited for.
+    Its runs are cancelled before the wait begins.
     """
     if session is None:
         return
@@ -58,11 +58,11 @@ def close_session(session, seconds=CLOSE_SECONDS):
     except TimeoutError:
         abandon(session)
     except tf.errors.OpError:
-        pass  # what it was connected to has gone, which is what closing is for
+        pass  # what it was connected to has gone, as closing it would achieve
 
 
 def gist(error):
-    """An error in one line: of TensorFlow's messages, the line that says something."""
+    """An error in one line; from TensorFlow's messages, the line that says something."""
     if not isinstance(error, tf.errors.OpError):
         return " ".join(str(error).split()) or type(error).__name__
     message = re.split(r"\nNode: .*\n", error.message)[-1]  # before it stands where in Python the op was made
@@ -72,7 +72,7 @@ def gist(error):
 
 
 def silence(target, cluster_spec, task_index):
-    """Which ps tasks accept connections and answer nothing, in words; None if all answer."""
+    """In words, which ps tasks accept connections but do not answer; None if all answer."""
 
     def ask(index):
         filters = [f"/job:ps/task:{index}", f"/job:worker/task:{task_index}"]
@@ -109,7 +109,7 @@ def gone(cluster_spec):
 def explain(error, cluster_spec, silence, sync, merging=False):
     """The error that says what TensorFlow's error means for the cluster; None if it is about something else.
 
-    ``sync``: the training is synchronous; ``merging``: the error is what a run that merges gradients was ended by.
+    ``sync`` says that the training is synchronous, and ``merging`` that the error ended a run that merges gradients.
     """
     if lost := gone(cluster_spec):
         return lost

@@ -1,7 +1,7 @@
-"""A worker's session: opened when its cluster is ready, closed when it ends, and never waiting for ever.
+"""A worker's session: it opens when its cluster is ready, closes when it ends, and never waits for ever.
 
-TensorFlow's own calls have no limit of time here: a session is created for ever when a ps is not there, a step waits
-for ever when a round can't be completed, and closing a session whose ps has gone does not return. Each is bounded.
+TensorFlow's own calls have no time limit. Creating a session never ends if a ps is missing, a step waits for ever if a
+round can't be completed, and closing a session whose ps has gone does not return. Here each of them has a limit.
 """
 
 import contextlib
@@ -29,28 +29,28 @@ def worker_session(
     wait_timeout=Spec.step_timeout,
     say=lambda line: None,
 ):
-    """A session on a replica whose variables are initialised: the ``with`` block trains in it.
+    """A session on a replica whose variables are initialised; the ``with`` block trains in it.
 
-    Worker 0, the chief, initialises the variables (or restores the last of the ``checkpoints``), unless they live on
-    the ps already because it was restarted in the middle of a training; the others wait for it. In synchronous training
-    it also runs the queue that turns gradients into updates.
+    Worker 0, the chief, initialises the variables or restores the last of the ``checkpoints``. It leaves variables
+    alone that live on the ps already because worker 0 was restarted in the middle of a training. The others wait for
+    it. In synchronous training it also runs the queue that turns gradients into updates.
 
     Args:
-        replica: Of either design; its graph can't be changed afterwards.
+        replica: A replica of either design; its graph can't be changed afterwards.
         target: The session's target: ``server.target``, or a gRPC URL.
         cluster_spec: ``{"ps": [...], "worker": [...]}``.
         task_index: Which worker this is.
-        checkpoints: A chief's :class:`mnistdist.training.Checkpoints`; None for none.
+        checkpoints: The chief's :class:`mnistdist.training.Checkpoints`; None to keep none.
         wait_timeout: Seconds to wait for all ps tasks, and again for the chief.
         say: Called with the lines that the classic program prints meanwhile.
 
     Raises:
-        TimeoutError: a ps or the chief was not ready in time, or a run with a limit of its own exceeded it.
-        TaskLost: a ps, or the chief of a synchronous training, has gone; a ``ConnectionError``.
-        OSError: there are checkpoints, and none that can be restored.
+        TimeoutError: A ps or the chief was not ready in time, or a run with a limit of its own exceeded it.
+        TaskLost: A ps, or the chief of a synchronous training, has gone; this is a ``ConnectionError``.
+        OSError: There are checkpoints, but none can be restored.
     """
     wait_for_ps(cluster_spec, wait_timeout)
-    # By itself it would take a folder's path as a pattern, and what the folder's files say as the truth.
+    # By itself the Supervisor would take a folder's path as a pattern, and trust what the folder's files say.
     without = dict.fromkeys(("logdir", "saver", "init_op", "summary_op", "summary_writer"))
     with replica.graph.as_default():
         supervisor = tf.train.Supervisor(
@@ -88,7 +88,7 @@ def worker_session(
                 raise
             raise cause from None
         if merging is not None:
-            close_session(session, 1)  # a run that stands in it would merge gradients of the next session's rounds
+            close_session(session, 1)  # or a run still waiting in it would merge gradients of the next session
         else:
             abandon(session)
         raise explanation from cause
@@ -99,7 +99,7 @@ def worker_session(
 
 @contextlib.contextmanager
 def queue_runners(session, graph):
-    """While it lasts, threads fill the queues of the model's own that ``tf.train.QueueRunner`` is to fill."""
+    """While it lasts, threads fill the model's own queues for which it has a ``tf.train.QueueRunner``."""
     coordinator = tf.train.Coordinator()
     with graph.as_default():
         tf.train.start_queue_runners(session, coordinator)
@@ -110,18 +110,18 @@ def queue_runners(session, graph):
 
 
 def session_config(task_index):
-    """A worker's session needs the ps tasks and its own task, and so does not wait for the other workers."""
+    """Returns the ``tf.ConfigProto`` of a worker's session, which sees only the ps and its own task."""
     config = tf.ConfigProto(allow_soft_placement=True, device_filters=["/job:ps", f"/job:worker/task:{task_index}"])
-    # On CPUs, rewriting a graph before its first run takes two thirds of that, and makes no run after it shorter.
+    # On CPUs, rewriting a graph takes most of the time of its first run, and makes no later run shorter.
     config.graph_options.rewrite_options.disable_meta_optimizer = not tf.config.list_physical_devices("GPU")
     return config
 
 
 def wait_for_ps(cluster_spec, timeout, on_wait=None, *, limit=None):
-    """Wait until every ps accepts connections; ``TimeoutError`` names the first that does not within ``timeout`` s.
+    """Waits until every ps accepts connections; ``TimeoutError`` names the first that does not within ``timeout`` s.
 
-    ``on_wait(what, address, seconds_left)`` is called about once a second for the one that is waited for.
-    ``limit`` is what the error gives as the time, if ``timeout`` is what is left of it (default: ``timeout``).
+    ``on_wait(what, address, seconds_left)`` is called about once a second for the ps that it is waiting for.
+    The error gives ``limit`` as the time, for callers whose ``timeout`` is what is left of it (default: ``timeout``).
     """
     deadline = time.monotonic() + timeout
     for index, address in enumerate(cluster_spec["ps"]):
@@ -131,7 +131,7 @@ def wait_for_ps(cluster_spec, timeout, on_wait=None, *, limit=None):
 
 
 def variables_live(replica, target, cluster_spec, task_index, timeout):
-    """Whether all ps are there within ``timeout`` seconds, with all variables' values: a training can just go on."""
+    """Whether all ps are there within ``timeout`` seconds with values for all variables, so training can go on."""
     try:
         wait_for_ps(cluster_spec, 1)
         return within(timeout, lambda: _initialised(replica, target, session_config(task_index), timeout), "")
@@ -145,7 +145,7 @@ def _initialised(replica, target, config, timeout=CLOSE_SECONDS):
 
 
 def _initialise(replica, init, checkpoints, say, session):
-    """Give the shared variables their first values, or those of the last checkpoint: never one after the other."""
+    """Gives the shared variables either their first values or those of the last checkpoint, and never both."""
     if path := checkpoints and checkpoints.restore(session):
         say(f"Worker 0: restored {path}")
     else:
@@ -154,7 +154,7 @@ def _initialise(replica, init, checkpoints, say, session):
 
 
 def open_session(supervisor, replica, target, cluster_spec, task_index, *, checkpoints=None, wait_timeout, say):
-    """The session of a supervisor once all variables have values: the chief gives them, the others wait for that."""
+    """The session of a supervisor once all variables have values; the chief gives them and the others wait."""
     chief, config = task_index == 0, session_config(task_index)
     deadline = time.monotonic() + wait_timeout
 

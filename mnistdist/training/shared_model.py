@@ -1,4 +1,4 @@
-"""The model of a training: tried before it, and read, evaluated and dropped when it is over."""
+"""The model of a training: it is tried before the training, and then read, evaluated and dropped."""
 
 from types import SimpleNamespace
 
@@ -20,10 +20,10 @@ LEAST_TO_INITIALISE = 60  # seconds, however soon a step has to be made
 
 
 def try_model(cluster_spec, *, data, batch_size, timeout, design, build_graph=build_model, **replica_options):
-    """Build a model, and evaluate a batch in this process alone; returns why the fast design can't train it, or None.
+    """Builds a model and evaluates a batch in this process alone; returns why the fast design can't train it, or None.
 
     Raises:
-        ValueError: no design can.
+        ValueError: No design can train it.
     """
     why, options = None, {"build_graph": build_graph, "train_set": data.train, "steps": 1} | replica_options
     try:
@@ -51,10 +51,10 @@ def try_model(cluster_spec, *, data, batch_size, timeout, design, build_graph=bu
 
 
 def read_shared_model(target, cluster_spec, task_index, *, data, design=TrainSpec.design, **replica_options):
-    """Read and evaluate the variables that a training has left on the ps tasks, without changing them.
+    """Reads and evaluates the variables that a training has left on the ps tasks, without changing them.
 
-    Takes arguments of :func:`mnistdist.training.run_worker`; ``build_graph`` and ``container`` are those of the
-    training. Returns a :class:`SharedModel`, with the error of an evaluation that fails; raises ``TimeoutError`` when a
+    It takes arguments of :func:`mnistdist.training.run_worker`; ``build_graph`` and ``container`` must be those of the
+    training. Returns a :class:`SharedModel`, which has the error if the evaluation fails. Raises ``TimeoutError`` if a
     ps does not answer.
     """
     replica = designs.build(design, cluster_spec, task_index, **replica_options)
@@ -69,7 +69,7 @@ def read_shared_model(target, cluster_spec, task_index, *, data, design=TrainSpe
                     test = data.test and evaluate_and_predict(session, replica.model, data.test)
             except LOST_OR_SLOW:
                 raise
-            except Exception as error:  # the training is complete, and not to be lost with it
+            except Exception as error:  # the training is complete, and must not be lost with it
                 return SharedModel(int(step), variables, None, None, None, gist(error))
             return SharedModel(int(step), variables, validation, *(test or (None, None)))
 
@@ -77,6 +77,6 @@ def read_shared_model(target, cluster_spec, task_index, *, data, design=TrainSpe
 
 
 def forget(target, task_index, container):
-    """Drop what the ps tasks keep under ``container``, and close the sessions of this worker's server."""
+    """Drops what the ps tasks keep under ``container``, and closes the sessions of this worker's server."""
     config = session_config(task_index)
     within(CLOSE_SECONDS, lambda: tf.Session.reset(target, [container], config), "a ps does not answer")

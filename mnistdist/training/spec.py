@@ -1,4 +1,4 @@
-"""What a training is to do: the default of each argument, and what they may be, one by one and together."""
+"""What a training is asked to do: the defaults of its arguments, and the checks of each and of all together."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -11,9 +11,9 @@ STEPS_PER_RUN, LOCAL_STEPS_PER_RUN = 16, 40
 
 @dataclass(kw_only=True)
 class TrainSpec:
-    """The arguments of :func:`~mnistdist.train`, which says what they mean, but for the cluster and the data.
+    """The arguments of :func:`~mnistdist.train`, which says what they mean, except for the cluster and the data.
 
-    Raises ``TypeError`` or ``ValueError`` for those that can't be.
+    Raises ``TypeError`` or ``ValueError`` for values that can't be used.
     """
 
     steps: int
@@ -34,11 +34,11 @@ class TrainSpec:
     restarts: int = 0
 
     def __post_init__(self):
-        """Check the arguments, and make Python's numbers of NumPy's."""
+        """Checks the arguments, and turns NumPy's numbers into Python's."""
         for field in fields(self):
             optional = field.default is None or field.name == "step_timeout"
             if field.name == "learning_rate" and self.optimizer is not None:
-                continue  # an optimizer of the reader's own may take what it likes
+                continue  # an optimizer of the reader's own may take any value
             setattr(self, field.name, _check.argument(field.name, getattr(self, field.name), optional=optional))
         for name in "optimizer", "build_graph", "on_step", "learning_rate":
             _check_sent(name, getattr(self, name))
@@ -53,7 +53,7 @@ class TrainSpec:
             raise ValueError(f"local_steps={self.local_steps}: {wanted}")
 
     def of_run(self):
-        """The arguments of :func:`~mnistdist.training.run_worker` that don't concern the graph, but for ``on_step``."""
+        """The arguments of :func:`~mnistdist.training.run_worker` that don't concern the graph, without ``on_step``."""
         names = "steps", "batch_size", "step_timeout", "logdir", "save_steps"
         return {name: getattr(self, name) for name in names}
 
@@ -67,18 +67,18 @@ class TrainSpec:
 
 
 def check_rounds(sync, replicas, name="replicas_to_aggregate", needed="sync=True"):
-    """Refuse a number of gradients a round where there are no rounds; ``name`` and ``needed`` are as the user knows."""
+    """Refuses a number of gradients for each round if there are no rounds; the message has ``name`` and ``needed``."""
     if replicas is not None and not sync:
         _check.needs(name, replicas, needed, "asynchronous training has no rounds")
 
 
 def _check_sent(name, value):
-    """What goes to the workers must be something that can be sent, and a function but for the learning rate."""
+    """Checks that what goes to the workers can be sent and, unless it is the learning rate, is a function."""
     import cloudpickle
 
     if not callable(value) and value is not None and name != "learning_rate":
         raise TypeError(f"{name}: expected a function or None, got {_check.got(value)}")
     try:
         cloudpickle.dumps(value)
-    except Exception as error:  # whatever an object's own pickling raises
+    except Exception as error:  # anything that an object's own pickling raises
         raise TypeError(f"{name}: it can't be sent to the workers: {error}") from None

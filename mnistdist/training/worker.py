@@ -1,8 +1,8 @@
 """What a worker does: the training loop, and everything around it.
 
-Its parts, in the order in which a worker goes through them: a design builds the :class:`~mnistdist.training.Replica`,
-then there is a session (:func:`mnistdist.training.worker_session`), then :func:`train_loop`; :func:`run_worker` is all
-of it. The notebooks, the command line, the benchmarks and the tests train with this loop.
+A worker goes through these parts in order: a design builds the :class:`~mnistdist.training.Replica`,
+:func:`mnistdist.training.worker_session` opens a session, and :func:`train_loop` trains. :func:`run_worker` does all of
+it. The notebooks, the command line, the benchmarks and the tests train with this loop.
 """
 
 import contextlib
@@ -21,27 +21,27 @@ from mnistdist.training.runs import LOST_OR_SLOW, gist, timed_run
 from mnistdist.training.session import variables_live, worker_session
 from mnistdist.training.spec import TrainSpec
 
-FRUITLESS_ATTEMPTS = 3  # to go on after a loss, in a row and without an update that the worker has seen
+FRUITLESS_ATTEMPTS = 3  # how often, in a row, a worker goes on after a loss without having seen an update
 
 
 def train_loop(
     session, replica, dataset, *, task_index, steps, batch_size=100, timeout=None, on_step=None, records=None
 ):
-    """Train until the global step is ``steps``; returns the :class:`StepRecord` list of this worker's own steps.
+    """Trains until the global step is ``steps``; returns the :class:`StepRecord` list of this worker's own steps.
 
     Args:
         session: From :func:`mnistdist.training.worker_session`.
-        replica: Of either design, such as :func:`build_replica` builds it.
-        dataset: Has ``next_batch(batch_size)``, which gives images and one-hot labels; in the fast design, the very set
-            that the replica was built with.
+        replica: A replica of either design, such as :func:`build_replica` makes.
+        dataset: Has ``next_batch(batch_size)``, which returns images and one-hot labels; in the fast design, the very
+            set that the replica was built with.
         task_index: Which worker this is.
         steps: Updates of all workers together (asynchronous), or rounds (synchronous). A worker that is in a step when
-            the last one is counted finishes it, so in asynchronous training there may be up to ``workers - 1`` more. In
+            the last one is counted finishes it, so asynchronous training may make up to ``workers - 1`` more. In
             the fast design, a worker that was held up while others went on may add a run of ``steps_per_run``.
-        batch_size: Examples a step.
-        timeout: Seconds that one step may take; None for any. ``tf.errors.DeadlineExceededError`` after that.
+        batch_size: How many examples each step uses.
+        timeout: Seconds that one step may take before ``tf.errors.DeadlineExceededError``; None for any.
         on_step: Called with each record.
-        records: Those of this worker's earlier steps, to which the new ones are added.
+        records: The records of this worker's earlier steps, to which the new ones are added.
     """
     records = [] if records is None else records
     after = timed_run(session, replica.global_step, timeout)
@@ -60,11 +60,11 @@ def train_loop(
             StepRecord(task_index, number, int(step.before), int(step.after), step.start, step.end, float(step.loss))
             for number, step in enumerate(made, len(records) + 1)
         ]
-        records += new  # all of them, whatever becomes of a call of on_step
+        records += new  # all of them, even if a call of on_step fails
         for record in new if on_step is not None else ():
             on_step(record)
         after = new[-1].global_step_after
-        if after >= steps:  # or a token from before a checkpoint was restored would end the training too early
+        if after >= steps:  # otherwise a token from before a checkpoint was restored would end the training too early
             after = timed_run(session, replica.global_step, timeout)
     return records
 
@@ -87,26 +87,26 @@ def run_worker(
     design=TrainSpec.design,
     **replica_options,
 ):
-    """Be a worker from start to end: build, wait for the others, train, evaluate. Returns a :class:`WorkerResult`.
+    """Is a worker from start to end: builds, waits for the others, trains, evaluates. Returns a :class:`WorkerResult`.
 
-    When the connection to a ps is lost, training goes on: with the variables, if these still live; with a ``logdir``,
-    from the last checkpoint, once the ps has been started again. What was done after that checkpoint began is lost.
+    If the connection to a ps is lost, training goes on with the variables if they still live. Otherwise, with a
+    ``logdir``, it goes on from the last checkpoint once the ps runs again, without what was done after that one began.
 
-    ``target``, ``cluster_spec``, ``task_index`` and ``wait_timeout`` are those of :func:`worker_session`, ``steps``,
-    ``batch_size`` and ``on_step`` those of :func:`train_loop`, and ``step_timeout``, ``save_steps`` and ``design``
-    those of :func:`mnistdist.train`. ``replica_options`` are for the function that builds the replica.
+    ``target``, ``cluster_spec``, ``task_index`` and ``wait_timeout`` are those of :func:`worker_session`. ``steps``,
+    ``batch_size`` and ``on_step`` are those of :func:`train_loop`. ``step_timeout``, ``save_steps`` and ``design`` are
+    those of :func:`mnistdist.train`. ``replica_options`` are passed to the function that builds the replica.
 
     ``data`` has ``train`` and ``validation`` sets, as ``mnistdist.read_data_sets(one_hot=True)`` returns them;
     ``validation`` may be None. If ``train`` has a method ``reseed`` (see :class:`~mnistdist.DataSet`), each start of a
-    worker draws batches in an order of its own. Worker 0 keeps checkpoints in the folder ``logdir``, unless that is
-    None, begins with the last whole one, and holds the folder until it ends. ``say`` gets the lines that the classic
-    program prints, and ``warn``, or else ``say``, what the user should hear of.
+    worker draws batches in an order of its own. If ``logdir`` is not None, worker 0 keeps checkpoints in this folder,
+    begins with the last whole one, and holds the folder until it ends. ``say`` is called with the lines that the
+    classic program prints, and ``warn``, or else ``say``, with what the user should hear about.
 
     Raises:
-        TimeoutError: a ps, worker 0 or the rest of a round did not come in time.
-        TaskLost: a ps has gone, or worker 0 of a synchronous training; a ``ConnectionError``.
-        OSError: a checkpoint can't be written or read, or another training holds the folder.
-        tf.errors.OpError: anything else that is wrong with the graph, as TensorFlow says it.
+        TimeoutError: A ps, worker 0 or the rest of a round did not come in time.
+        TaskLost: A ps, or worker 0 of a synchronous training, has gone; this is a ``ConnectionError``.
+        OSError: A checkpoint can't be written or read, or another training holds the folder.
+        tf.errors.OpError: Anything else is wrong with the graph, in TensorFlow's words.
     """
     records, fruitless, started, chief = [], 0, False, task_index == 0 and logdir is not None
     options = {"train_set": data.train, "steps": steps} | replica_options
@@ -142,7 +142,7 @@ def run_worker(
                 reached = records[-1].global_step_after if records else now
                 return WorkerResult(task_index, records, seconds, validation, reached)
             except TaskLost as error:
-                # The first tokens of a session let a worker make a step though no round has come about.
+                # The first tokens of a session let a worker make a step even if no round was completed.
                 new = records[made:]
                 fruitless = 0 if new and new[-1].global_step_after > new[0].global_step_before else fruitless + 1
                 if logdir is None and not variables_live(replica, target, cluster_spec, task_index, wait_timeout):
@@ -154,20 +154,20 @@ def run_worker(
 
 
 def _validate(session, replica, dataset, timeout, say):
-    """The :class:`Evaluation` on a data set; None without one, or where the model fails on it."""
+    """The :class:`Evaluation` on a data set; None if there is none, or if the model fails on it."""
     try:
         return None if dataset is None else evaluate(session, replica.model, dataset, timeout)
     except LOST_OR_SLOW:
         raise
-    except Exception as error:  # the training is complete, and not to be lost with it
+    except Exception as error:  # the training is complete, and must not be lost with it
         say(f"no evaluation: {gist(error)}")
         return None
 
 
 def _choose_order(session, replica, dataset, timeout):
-    """Draw batches in an order of this start's own, or each part of a training would see the same ones."""
+    """Draws batches in an order of this start's own, or each part of a training would see the same batches."""
     start = int(timed_run(session, replica.count_start, timeout))
-    if hasattr(dataset, "reseed"):  # a data set of the reader's own may have none
+    if hasattr(dataset, "reseed"):  # a data set of the reader's own may not have it
         dataset.reseed(start)
 
 

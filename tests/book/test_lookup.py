@@ -48,8 +48,9 @@ def test_the_waits_of_the_package_are_its_defaults():
     assert waits("a worker of `train`") == [TrainSpec.step_timeout]
     assert WAITS["`train`", "a task that somebody has stopped with SIGSTOP"] == [2 * TrainSpec.step_timeout]
     assert waits("a worker of the program") == [wait]
+    assert waits("`mnistdist run`") == [2 * wait]
     assert WAITS["a ps of the program", "the first worker"] == [10 * wait]
-    assert WAITS["a ps of the program", "a sign of life of each worker, once it has come"] == [linger]
+    assert WAITS["a ps of the program", "a sign of life from each worker that has come"] == [linger]
 
 
 def test_names_are_found_whole_and_options_by_their_own():

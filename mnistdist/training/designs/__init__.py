@@ -5,7 +5,7 @@ from mnistdist.training.designs.listing import build_replica
 
 
 def build(name, cluster_spec, task_index, **options):
-    """The replica of a design, ``"fast"`` or ``"listing"``; the second has no use for some options of the first."""
+    """The replica of a design, ``"fast"`` or ``"listing"``, which doesn't use some options of the fast one."""
     if name == "fast":
         return build_fast_replica(cluster_spec, task_index, **options)
     unused = ("train_set", "steps", "local_steps", "steps_per_run")

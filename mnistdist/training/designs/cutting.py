@@ -1,6 +1,6 @@
-"""Cut ops out of a graph: as a function that one run of a session calls several times, on what it is given.
+"""Cuts ops out of a graph, as a function that one run of a session can call several times on given values.
 
-A function takes every tensor that its ops take from elsewhere. Handles of variables are such tensors: so a call is told
+A function takes every tensor that its ops take from elsewhere, including the handles of variables. So a call is told
 which variables it works on, and the ops that the reader wrote for a variable on a ps work on a copy on the worker.
 """
 
@@ -11,7 +11,7 @@ from mnistdist.training.tensorflow_private import add_functions, functions
 
 
 class CannotCut(ValueError):
-    """Why a graph can't be cut; the listing's design trains it as it is."""
+    """Says why a graph can't be cut; the listing's design trains it as it is."""
 
 
 class Function:
@@ -26,11 +26,11 @@ class Function:
                 raise CannotCut(f"{tensor.op.name!r} is a reference, which no function takes")
 
     def call(self, given, salt=0):
-        """Call it on ``given``: values, by ``ref()`` of the tensors whose place they take. Returns the op and the
-        outputs' values likewise.
+        """Calls it on ``given``, values by the ``ref()`` of the tensors that they replace. Returns the op, and the
+        outputs' values in the same form.
 
-        Random ops keep their state for each function and run, so two of the same seed would draw the same numbers:
-        functions for different runs get different ``salt``.
+        Random ops keep their state for each function and run, so two with the same seed would draw the same numbers.
+        Functions for different runs get different ``salt`` for this reason.
         """
         salt *= self._random
         if salt not in self._made:
@@ -79,7 +79,7 @@ class Function:
         return function.signature.name
 
     def _free(self, node, salt):
-        """Let a node, and copies of the functions that it calls, run where they are called, with seeds of their own."""
+        """Lets a node, and copies of the functions that it calls, run where they are called, with their own seeds."""
         node.device, node.op = "", self._copy(node.op, salt)
         node.attr.pop("_class", None)
         if "seed2" in node.attr and (node.attr["seed"].i or node.attr["seed2"].i):  # without one, each draws its own
@@ -102,7 +102,7 @@ class Function:
 
 
 def _outputs_in_function(op):
-    """What an op's outputs are called in a function, by their names in the graph."""
+    """The names of an op's outputs in a function, by their names in the graph."""
     outputs, attr, names = iter(op.outputs), op.node_def.attr, {}
     for arg in op.op_def.output_arg:
         many = attr[arg.number_attr].i if arg.number_attr else len(attr[arg.type_list_attr].list.type)

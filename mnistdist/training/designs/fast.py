@@ -1,9 +1,9 @@
 """The fast design: the graph that the listing's design builds, cut where the wire is.
 
 The reader's ``build_graph`` and optimizer make one ordinary graph, with the variables on the ps. Two parts are cut out
-of it as functions: what leads from a batch to the gradients, for the worker, and what leads from the gradients to the
-update, for the ps. A step pulls the variables in one message, calls the first on the worker's copies of them, pushes
-what it gives in one message and calls the second. One run of the session makes several steps.
+of it as functions. The first leads from a batch to the gradients and runs on the worker. The second leads from the
+gradients to the update and runs on the ps. A step pulls the variables in one message, calls the first function on the
+worker's copies, pushes the result in one message and calls the second. One run of the session makes several steps.
 """
 
 import functools
@@ -42,20 +42,20 @@ def build_fast_replica(
     seed=None,
     container="",
 ):
-    """Build one worker's copy of the graph in the fast design; returns a :class:`~mnistdist.training.Replica`.
+    """Builds one worker's copy of the graph in the fast design; returns a :class:`~mnistdist.training.Replica`.
 
-    Arguments are those of :func:`mnistdist.training.build_replica`, and four more. ``train_set`` is the
-    :class:`~mnistdist.DataSet` to train on, which the worker keeps; without one, the replica can only read and evaluate
-    the variables. ``steps_per_run`` is how many steps one run of the session makes, each with its own pull and push;
-    near the end of a training, runs are of one step, so that it ends where it should. With ``local_steps`` above 1 (and
-    ``sync`` off), a worker makes so many steps on its own copies of the variables, with an optimizer of its own, and
-    pushes the change that they made, divided by the number of workers (after Downpour's n_push and n_fetch, Dean et al.
-    2012); a run makes whole pushes, of ``steps_per_run`` steps together or a few more. ``steps`` is how many the whole
-    training has, if that is known: a short one makes no use of runs of several steps, and has none built.
+    There are the arguments of :func:`mnistdist.training.build_replica` and four more. ``train_set`` is the
+    :class:`~mnistdist.DataSet` to train on, which the worker keeps. Without one, the replica can only read and evaluate
+    the variables. ``steps_per_run`` is how many steps one run of the session makes, each with its own pull and push.
+    Near the end of a training each run makes one step, so that the training ends where it should. If ``local_steps`` is
+    above 1 and ``sync`` is off, a worker makes this many steps on its own copies of the variables, with an optimizer of
+    its own. It then pushes the change divided by the number of workers, after Downpour's n_push and n_fetch (Dean et
+    al. 2012). A run makes whole pushes, of ``steps_per_run`` steps in all or a few more. ``steps`` is how many the
+    whole training has, if that is known. If there are few, no runs of several steps are built.
 
     Raises:
-        ValueError: for a model or an optimizer that can't be trained;
-            :class:`~mnistdist.training.CannotCut` for one that the listing's design can train.
+        ValueError: The model or optimizer can't be trained. It is a :class:`~mnistdist.training.CannotCut` if the
+            listing's design can train it.
     """
     workers, local = len(cluster_spec["worker"]), local_steps > 1
     most = math.ceil((steps_per_run or (LOCAL_STEPS_PER_RUN if local else STEPS_PER_RUN)) / local_steps)
@@ -66,7 +66,7 @@ def build_fast_replica(
         with tf.device(place):
             with tf.device(ps_device(0)):
                 opt = replica.usable(optimizer(learning_rate))
-            # Gated, a gradient waits for its siblings: that of the images would be computed, which nobody needs.
+            # A gated gradient waits for its siblings, so the gradient of the images would be computed for nobody.
             names = inspect.signature(opt.compute_gradients).parameters
             gate = {"gate_gradients": tf.train.Optimizer.GATE_NONE} if "gate_gradients" in names else {}
             pairs = replica.gradients_of(opt, model.loss, **gate)
@@ -96,7 +96,7 @@ def build_fast_replica(
 
 
 class Batches:
-    """The training set, kept on the worker; batches are made of row numbers, as the model's placeholders take them."""
+    """The training set, kept on the worker, which makes batches for the model's placeholders from row numbers."""
 
     def __init__(self, train_set, model):
         self.train_set, self._model = train_set, model
@@ -109,12 +109,12 @@ class Batches:
             self._fill.append((variable.assign(given, read_value=False), given))
 
     def fill(self, session, timeout):
-        """Bring the data to the worker."""
+        """Brings the data to the worker."""
         for (assign, given), value in zip(self._fill, self.train_set.stored, strict=True):
             timed_run(session, assign, timeout, {given: value})
 
     def batch(self, rows):
-        """Images and one-hot labels of these rows, as ``DataSet.next_batch`` has them."""
+        """The images and one-hot labels of these rows, as from ``DataSet.next_batch``."""
         images, labels = (tf.gather(variable, rows) for variable in self._variables)
         if images.dtype == tf.uint8:
             images = tf.cast(images, tf.float32) * np.float32(1 / 255)
@@ -122,7 +122,7 @@ class Batches:
 
 
 def _devices(cluster_spec, worker):
-    """Variables are on the ps, as in the listing's design; handles of what else there is are on the worker."""
+    """Places variables on the ps, as in the listing's design, and all other handles on the worker."""
     on_ps = tf.train.replica_device_setter(
         cluster=tf.train.ClusterSpec(cluster_spec), ps_device="/job:ps/cpu:0", worker_device=""
     )
@@ -130,7 +130,7 @@ def _devices(cluster_spec, worker):
 
 
 def _copies(step, opt):
-    """A worker's copies of the variables that a step uses: those that it pulls, and those of its own optimizer."""
+    """A worker's copies of the variables of a step: those that it pulls, and those of its own optimizer."""
     used, kept = step.forward.variables, set()
     if opt is not None:
         state = getattr(opt, "variables", ())
@@ -150,7 +150,7 @@ def _advancing(runs, batches, local_steps, workers, sync_from):
             raise ValueError("expected the data set that this replica was built with")
         if not slowest:
             batches.fill(session, timeout)
-        # The first run is of one step, and tells how long the others may take.
+        # The first run makes one step, and shows how long the others may take.
         count = longest if slowest and left > _margin(longest * local_steps, workers) else 1
         run = runs[count]
         rows = np.stack([dataset.next_rows(batch_size) for _ in range(count * local_steps)])
@@ -158,7 +158,7 @@ def _advancing(runs, batches, local_steps, workers, sync_from):
         if sync_from is not None:
             round_ = timed_run(session, sync_from, timeout) if round_ is None else round_
             feed[run.round_] = round_
-        # One step of a run may take the whole time, all others what steps have taken until now.
+        # One step of a run may take the whole time, and the others may take what steps have taken so far.
         limit = timeout and timeout + slowest * (count - 1)
         start = time.monotonic()
         before, after, losses, ends = timed_run(session, run.fetches, limit, feed)
@@ -174,12 +174,12 @@ def _advancing(runs, batches, local_steps, workers, sync_from):
 
 
 def _margin(steps, workers):
-    """From so many steps left on, no runs of ``steps`` are made: others go on meanwhile, and no run can be stopped."""
+    """How many steps must be left for a run of ``steps``, since others go on and no run can be stopped."""
     return 4 * workers * steps
 
 
 def _monotonic_offset():
-    """What to add to the time of day, which TensorFlow's timestamps are, to get ``time.monotonic()``."""
+    """What to add to TensorFlow's timestamps, which are times of day, to get ``time.monotonic()``."""
     readings = []
     for _ in range(3):  # the quickest of them was least disturbed
         begin, now, end = time.monotonic(), time.time(), time.monotonic()

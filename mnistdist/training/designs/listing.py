@@ -1,4 +1,4 @@
-"""The listing's design: the graph as TensorFlow 1 builds it, a batch that is fed, and one run of the session a step."""
+"""The listing's design: the graph as TensorFlow 1 builds it, with a fed batch and one run for each step."""
 
 import time
 
@@ -27,14 +27,14 @@ def build_replica(
     seed=None,
     container="",
 ):
-    """Build one worker's copy of the graph: variables on the ps tasks, everything else on the worker.
+    """Builds one worker's copy of the graph, with the variables on the ps tasks and everything else on the worker.
 
     ``cluster_spec`` is ``{"ps": [...], "worker": [...]}``, and ``task_index`` says which worker this is.
     ``build_graph``, ``optimizer``, ``learning_rate``, ``sync``, ``replicas_to_aggregate`` and ``seed`` are those of
-    :func:`mnistdist.train`. Every worker must make the same variables, with the same names in the same order: that is
-    how they share them. The ps tasks keep the variables under the name ``container``; another name is a fresh start.
-    ``device`` is the worker's device within its task. Where it has no such one, TensorFlow takes the CPU (the session's
-    ``allow_soft_placement``).
+    :func:`mnistdist.train`. Every worker must make the same variables with the same names in the same order, because
+    that is how workers share them. The ps tasks keep the variables under the name ``container``; another name is a
+    fresh start. ``device`` is the worker's device within its task. If the task has no such device, TensorFlow uses the
+    CPU, because the session has ``allow_soft_placement``.
     """
     place, worker = replica_devices(cluster_spec, task_index, device), worker_device(task_index, device)
     workers = len(cluster_spec["worker"])
@@ -46,13 +46,13 @@ def build_replica(
         if sync:
             many = {"replicas_to_aggregate": replicas_to_aggregate or workers, "total_num_replicas": workers}
             opt = tf.train.SyncReplicasOptimizer(Counting(opt), **many)
-            # Running this hands the gradients in and waits for a token, on which the number of rounds is written.
+            # Running this pushes the gradients and waits for a token, which carries the number of rounds.
             token = opt.apply_gradients(replica.gradients_of(opt, model.loss), global_step)
             after = tf.identity(token, name="global_step_after")
         else:
             update = replica.update_of(opt, replica.gradients_of(opt, model.loss))
             after = replica.count_update(global_step, update)
-            local_init = replica.local_initializer()  # of what the update needs, too
+            local_init = replica.local_initializer()  # again, to include what the update needs
         needed = behind([model.loss.op, after.op], {model.x.op, model.y_.op})
         replica.refuse_placeholders(model, needed)
         refuse_functions(needed)
@@ -65,7 +65,7 @@ def build_replica(
                 raise ValueError("sync=True: the optimizer calls a Python function, which is in the workers only")
             if fed := [op.name for op in merging if op.type == "Placeholder"]:
                 raise ValueError(f"optimizer: expected one whose rounds need nothing that is fed, got {fed[0]!r}")
-        # Evaluating is not to change what the model itself writes.
+        # Evaluation must not change what the model itself writes.
         writes = written_by(behind([tensor.op for tensor in (model.y, model.loss, model.accuracy)]))
         evaluated = evaluation(model, worker) if writes else model
         parts |= {"parameters": parameters, "local_init": local_init, "rounds": rounds, "drop": replica.dropping()}
@@ -80,7 +80,7 @@ def chief_ops(opt):
 
 
 def one_step(model, before, after):
-    """The ``advance`` of a replica that is fed one batch a run."""
+    """The ``advance`` of a replica that is fed one batch in each run."""
 
     def advance(session, dataset, batch_size, left, timeout):
         images, labels = dataset.next_batch(batch_size)
@@ -92,20 +92,20 @@ def one_step(model, before, after):
 
 
 def read_before_pull(global_step, loss):
-    """Read the global step before any of the variables that ``loss`` depends on is read, within the same run."""
+    """Reads the global step before any variable that ``loss`` depends on is read, within the same run."""
     with tf.device(global_step.device):
         before = tf.identity(global_step.read_value(), name="global_step_before")
     for op in behind([loss.op], {before.op}):
-        # What takes a variable reads it, or leads to where it is read: into a loop, where nothing from outside reaches.
-        # tf.control_dependencies() around build_graph() would also hold up the initial values, which the global step
-        # itself has to wait for.
+        # An op that takes a variable reads it, or leads into a loop that reads it, where nothing from outside reaches.
+        # tf.control_dependencies() around build_graph() would also hold up the initial values, for which the global
+        # step itself has to wait.
         if any(tensor.op.type == "VarHandleOp" for tensor in op.inputs):
             wait_for(op, before.op)
     return before
 
 
 class Counting:
-    """An optimizer that counts its updates as ``tf.train.SyncReplicasOptimizer`` wants it; not all of readers' do."""
+    """An optimizer that counts its updates as ``tf.train.SyncReplicasOptimizer`` expects; the reader's may not."""
 
     def __init__(self, opt):
         self._opt = opt
@@ -114,13 +114,13 @@ class Counting:
         return getattr(self._opt, name)
 
     def apply_gradients(self, pairs, global_step, name=None):
-        """Apply them, then add one to the global step."""
+        """Applies the gradients, then adds one to the global step."""
         with tf.control_dependencies([replica.update_of(self._opt, pairs)]), tf.device(global_step.device):
             return global_step.assign_add(1, read_value=False)
 
 
 def refuse_functions(ops):
-    """Complain of a function that takes variables, where these are on a ps, and the function is not."""
+    """Refuses a function that takes variables, because they are on a ps, and the function is not."""
     known = functions(tf.get_default_graph())
     for op in ops:
         if any(tensor.op.type == "VarHandleOp" for tensor in op.inputs) and called_by(op.node_def, known):

@@ -1,4 +1,4 @@
-"""What travels between a worker and the ps: tensors joined to one for each way, and copies of variables to work on."""
+"""What travels between a worker and the ps: one joined tensor each way, and copies of variables to work on."""
 
 import tensorflow.compat.v1 as tf
 
@@ -11,9 +11,9 @@ def ps_device(index):
 
 
 class Pack:
-    """Tensors that travel together: those of one type that are from, or for, one device.
+    """Tensors that travel together: those of one type that come from, or go to, one device.
 
-    Those that ``alone`` has the ``ref()`` of, or that have no fixed shape, travel alone.
+    Tensors whose ``ref()`` is in ``alone``, or whose shape is not fixed, travel alone.
     """
 
     def __init__(self, tensors, devices, alone=()):
@@ -28,7 +28,7 @@ class Pack:
         return -(-self.shapes[index].num_elements() // ROW)
 
     def joined_shape(self, members):
-        """The shape of what these become together."""
+        """The shape of these tensors when they are joined."""
         return [sum(map(self.rows, members)), ROW] if len(members) > 1 else self.shapes[members[0]]
 
     def join(self, tensors, at=None):
@@ -48,7 +48,7 @@ class Pack:
         return joined
 
     def split(self, joined, at=None):
-        """The tensors again."""
+        """Splits them into the tensors again."""
         tensors = [None] * len(self.shapes)
         for (device, _, members), whole in zip(self.groups, joined, strict=True):
             with tf.device(at or device):
@@ -64,7 +64,7 @@ class Pack:
         return tensors
 
     def _constant(self, device, value, dtype=tf.int32):
-        """One op for all calls: each with constants of its own, a graph would have twice as many ops."""
+        """One op for all calls, because with constants for each call a graph would have twice as many ops."""
         key = device, dtype, tuple(value)
         if key not in self._constants:
             with tf.control_dependencies(None), tf.device(device):
@@ -89,7 +89,7 @@ class Twins:
                 self.handles[key] = tf.raw_ops.VarHandleOp(**options)
 
     def pull(self):
-        """What the ps' variables are, as it travels: a tensor from each ps and of each type."""
+        """The values of the ps' variables as they travel: a tensor from each ps and of each type."""
         values = []
         for variable in self.variables.values():
             with tf.device(variable.device):
@@ -99,12 +99,12 @@ class Twins:
             return [tf.identity(each) for each in joined]
 
     def fill(self, pulled):
-        """Give the copies these values; returns the values, by the key of their variable, and the ops that do it."""
+        """Gives the copies these values; returns the values, by the key of their variable, and the ops that do so."""
         values = dict(zip(self.variables, self._pack.split(pulled, self.worker), strict=True))
         with tf.device(self.worker):
             return values, [tf.raw_ops.AssignVariableOp(resource=self.handles[k], value=v) for k, v in values.items()]
 
     def read(self, key):
-        """What a copy is."""
+        """The value of a copy."""
         with tf.device(self.worker):
             return tf.raw_ops.ReadVariableOp(resource=self.handles[key], dtype=self.variables[key].dtype.base_dtype)

@@ -1,4 +1,4 @@
-"""A step in two parts: from a batch to the gradients, for the worker; from them to the update, for the ps."""
+"""A step in two parts: from a batch to the gradients on the worker, and from them to the update on the ps."""
 
 import tensorflow.compat.v1 as tf
 
@@ -9,11 +9,11 @@ from mnistdist.training.graph import PYTHON, behind, is_handle, large_constants,
 from mnistdist.training.replica import refuse_placeholders
 from mnistdist.training.tensorflow_private import control_flow
 
-TABLE = 1 << 20  # elements; to pull so many takes longer than a whole step of the listing's, which pulls rows
+TABLE = 1 << 20  # elements; pulling more takes longer than a whole step of the listing, which pulls rows
 
 
 class Forward:
-    """Ops that run on the worker, as a function of a batch and of the worker's copies of the variables they use."""
+    """Ops that run on the worker, as a function of a batch and of the worker's copies of variables."""
 
     def __init__(self, name, ops, outputs, model, worker):
         refuse_placeholders(model, ops)
@@ -26,7 +26,7 @@ class Forward:
                 raise CannotCut(f"{tensor.op.name!r} of the model is on a ps")
 
     def call(self, handles, batch, salt=0):
-        """Returns the op, and what tensors come to on this batch: a dict by ``ref()``."""
+        """Returns the op, and the values of tensors on this batch: a dict by ``ref()``."""
         given = {t.ref(): value for t, value in zip(self._inputs, batch, strict=True)}
         op, made = self._function.call(given | handles, salt)
         return op, given | made
@@ -35,9 +35,9 @@ class Forward:
 class Step:
     """A step of the listing's graph in two parts.
 
-    ``crossing`` are the tensors that the second needs of the first, ``pushes`` how they travel, ``written`` how the
-    model itself writes variables, and ``sparse`` the sparse gradients with their variables, by the ``ref()`` of their
-    values.
+    ``crossing`` holds the tensors that the second part needs from the first, and ``pushes`` says how they travel.
+    ``written`` says how the model itself writes variables. ``sparse`` holds the sparse gradients with their variables,
+    by the ``ref()`` of their values.
     """
 
     def __init__(self, model, pairs, update, worker, local):
@@ -86,7 +86,7 @@ class Step:
         """The second part, on the ps (or on the worker, for these ``handles``): the reader's optimizer."""
         given, calls = {t.ref(): value for t, value in zip(self.crossing, crossed, strict=True)} | (handles or {}), []
         for stage, part in self.backward:
-            # Also what takes none of it is done after the first part, as the reader may have ordered.
+            # Ops that take nothing from the first part also run after it, as the reader may have ordered.
             with tf.control_dependencies([*crossed, *(call for earlier, call in calls if earlier < stage)]):
                 call, made = part.call(given, salt)
             given |= made
@@ -95,9 +95,9 @@ class Step:
 
 
 def _by_device(ops, local):
-    """The ops in parts, each of one stage and device: what a part needs is of an earlier stage. Triples of them.
+    """The ops in parts, each of one stage and device, as triples. What a part needs is in an earlier stage.
 
-    ``local``: one part, for the worker.
+    With ``local`` there is one part, for the worker.
     """
     if local:
         return [(0, None, ops)]
@@ -120,7 +120,7 @@ def _by_device(ops, local):
 
 
 def evaluation(model, worker):
-    """The model on the variables as they are on the ps, without changing them: by functions like a step's."""
+    """The model on the variables as they are on the ps, which its functions, like those of a step, don't change."""
     inputs, made = [model.x, model.y_], {}
     stops = {each.op for each in inputs} | large_constants(tf.get_default_graph().get_operations())
     for name, outputs in (("prediction", [model.y]), ("evaluation", [model.loss, model.accuracy])):  # y needs no y_

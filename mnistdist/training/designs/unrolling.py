@@ -1,4 +1,4 @@
-"""A run of the session that makes several steps, each with a pull and a push, in rounds or not, or of local steps."""
+"""A run of the session that makes several steps, each with a pull and a push, or several local steps."""
 
 import tensorflow.compat.v1 as tf
 
@@ -11,9 +11,9 @@ ROUNDS_PER_RUN = 8  # of the chief's op that merges gradients; like a worker's s
 
 
 class Unrolled:
-    """A run of the session of ``count`` steps: ``rows`` and ``round_`` are fed, ``fetches`` fetched.
+    """A run of the session that makes ``count`` steps; ``rows`` and ``round_`` are fed, and ``fetches`` fetched.
 
-    Each has a pull and a push of its own, and with ``local_steps`` above 1 stands for so many.
+    Each step has a pull and a push of its own, and stands for ``local_steps`` steps.
     """
 
     def __init__(self, step, twins, batches, global_step, *, count, local_steps=1):
@@ -26,7 +26,7 @@ class Unrolled:
         self._before, self.after, self.losses, self._ends, self.fetches = [], [], [], [], None
 
     def pull(self):
-        """Fill the worker's copies, after the step before; returns as :meth:`Twins.fill` does."""
+        """Fills the worker's copies after the step before; returns what :meth:`Twins.fill` returns."""
         with tf.control_dependencies([each.op for each in self.after[-1:]]), tf.device(ps_device(0)):
             self._before.append(tf.identity(self.global_step.read_value()))
         with tf.control_dependencies(self._before[-1:]):
@@ -42,7 +42,7 @@ class Unrolled:
         return self.step.compute(handles, self._batches.batch(self.rows[number]), self.count)
 
     def complete(self):
-        """To fetch: global steps before and after, losses, and times between the steps. Returns itself."""
+        """Fetches global steps before and after, losses, and times between the steps. Returns itself."""
         with tf.device(ps_device(0)):
             steps = [tf.stack(self._before), tf.stack(self.after)]
         with tf.device(self.step.worker):
@@ -52,7 +52,7 @@ class Unrolled:
 
 
 def plain_run(run, rounds=None):
-    """Make the steps of a run, one after the other."""
+    """Makes the steps of a run, one after the other."""
     step, twins, round_ = run.step, run.twins, run.round_
     for number in range(run.count):
         values, copied = run.pull()
@@ -65,24 +65,24 @@ def plain_run(run, rounds=None):
             run.after.append(round_)
             continue
         crossed = step.pushes.split(step.pushes.join(crossed, step.worker))
-        # Adam reads its powers of beta for each update: after the one before has changed them.
+        # Adam reads its powers of beta for each update, after the update before has changed them.
         with tf.control_dependencies([*changes, *(each.op for each in run.after[-1:])]):
             run.after.append(count_update(run.global_step, step.apply(crossed, run.count)))
     return run.complete()
 
 
 def local_run(run, own, workers):
-    """Make ``local_steps`` steps on the worker's own copies of the variables, then push its share of the way that they
-    went; ``count`` times.
+    """Makes ``local_steps`` steps on the worker's own copies of the variables, then pushes its share of the change;
+    does so ``count`` times.
 
-    Its share: workers that pushed all of it would go the same way several times.
+    If each worker pushed the whole change, the variables would go the same way several times.
     """
     step, worker, steps, counter = run.step, run.step.worker, run.local_steps, run.global_step.handle.ref()
     handles = run.twins.handles | own.handles
     written = {}
     for key, how in written_by(step.updated).items():
         variable = run.twins.variables.get(key)
-        # Of a state, such as the best loss until now, a change is no use.
+        # For a state, such as the best loss so far, a change is of no use.
         if variable is not None and (how in ("add", "mix") or variable.trainable):
             how = "share" if variable.dtype.is_floating else "add" if variable.dtype.is_integer else "assign"
         written[key] = how
@@ -116,7 +116,7 @@ def local_run(run, own, workers):
 class Aggregation:
     """Synchronous rounds: an accumulator for what is pushed together, a queue of tokens, and the chief's merging op.
 
-    As in ``tf.train.SyncReplicasOptimizer``, whose ops can't be had for several steps in one run.
+    They work as in ``tf.train.SyncReplicasOptimizer``, whose own ops can't make several steps in one run.
     """
 
     def __init__(self, step, global_step, aggregate, workers):
@@ -149,11 +149,11 @@ class Aggregation:
         with tf.device(ps_device(0)):
             first_tokens = self._tokens.enqueue_many([tf.fill([many], global_step.read_value())])
             self.rounds = Rounds(*done, first_tokens, self._tokens.close())
-        # Gradients that come for an older round than the variables are at are dropped: after a restart too.
+        # Gradients for an older round than that of the variables are dropped, also after a restart.
         self.begin = [each.set_global_step(global_step) for _, each, _ in self._groups if each]
 
     def _take(self, aggregate):
-        """The means of a round, as the second part of a step takes them."""
+        """The means of a round, in the form that the second part of a step takes."""
         taken, beside = [], {}
         for first, accumulator, _ in self._groups:
             if first in self._step.sparse:
@@ -169,7 +169,7 @@ class Aggregation:
         return self._step.pushes.split([beside.get(first) if each is None else each for first, each in taken])
 
     def hand_in(self, crossed, changes, round_):
-        """Give the gradients of a round, and draw a token: the number of rounds so far."""
+        """Pushes the gradients of a round and draws a token, the number of rounds so far."""
         step, given = self._step, list(changes)
         value_of = {tensor.ref(): value for tensor, value in zip(step.crossing, crossed, strict=True)}
         joined = step.pushes.join(crossed, step.worker)
@@ -187,8 +187,8 @@ class Aggregation:
 
 
 def push_changes(twins, values, written, call, share=1):
-    """Bring what a call has written on the worker to the ps: how, by variable, is a change to ``"add"``, its ``share``
-    where that is ``"share"``, or a value to ``"assign"``, of which ``"some"`` elements may have changed.
+    """Brings what a call has written on the worker to the ps. ``how`` says, by variable, whether to ``"add"`` a change
+    or its ``"share"``, or to ``"assign"`` a value, of which only ``"some"`` elements may have changed.
     """
     changes = [push_some(twins, key, values[key], call) for key, how in written.items() if how == "some"]
     written = {key: how for key, how in written.items() if how != "some"}
@@ -206,7 +206,7 @@ def push_changes(twins, values, written, call, share=1):
 
 
 def push_some(twins, key, old, call):
-    """Bring those elements to the ps that a call has changed: all others may be what another worker has written."""
+    """Brings only the elements that a call has changed to the ps; another worker may have written the others."""
     variable = twins.variables[key]
     with tf.control_dependencies([call]), tf.device(twins.worker):
         new = twins.read(key)
@@ -220,7 +220,7 @@ def push_some(twins, key, old, call):
 
 
 def _timed(pulled, ends):
-    """The same tensor, to be used once the time at which it came has been noted in ``ends``."""
+    """The same tensor, available once the time at which it came has been noted in ``ends``."""
     with tf.control_dependencies([pulled]):
         ends.append(tf.timestamp())
     with tf.control_dependencies(ends[-1:]):  # or times would be taken late, and in any order

@@ -50,7 +50,7 @@ def test_the_waits_of_the_package_are_its_defaults():
     assert waits("a worker of the program") == [wait]
     assert waits("`mnistdist run`") == [2 * wait]
     assert WAITS["a ps of the program", "the first worker"] == [10 * wait]
-    assert WAITS["a ps of the program", "a sign of life from each worker that has come"] == [linger]
+    assert WAITS["a ps of the program", "a sign of life from each worker, once the first has come"] == [linger]
 
 
 def test_names_are_found_whole_and_options_by_their_own():

@@ -73,6 +73,19 @@ def numbers(first, second):
     return {"cluster": {("worker", 0): {"steps": list(first)}, ("worker", 1): {"steps": list(second)}}}
 
 
+def torn(*counts):
+    return {"names": "abc", "torn": dict(zip("abc", counts, strict=True))}
+
+
+def reached(good, bad):
+    cured = "one worker", "four, a quarter of it", "four, in rounds"
+    return {"reached": dict.fromkeys(cured, good) | dict.fromkeys(("four workers", "four, a warm-up"), bad)}
+
+
+def rates(servers):
+    return {"servers": dict(zip((1, 2, 4), servers, strict=True)), "workers": {1: servers[0], 4: 3 * servers[2]}}
+
+
 def sgd(found):
     return {"found": {"mean, SGD": found}, "moved": {"mean, SGD": 1}}
 
@@ -92,10 +105,13 @@ CASES = [
     ("asynchronous", "staleness is what came", {"steps": steps([0, 1])}, {"steps": steps([0, 1], stored=0)}),
     ("asynchronous", "alone, nothing is stale", averages(0, 0.5, 1.0, 1.4), averages(0, 0, 0, 3.2)),
     ("asynchronous", "even speeds:", *({"run": run(a), "held": run(a)} for a in (0.95, 0.1))),
+    ("asynchronous", "some pulls are half old", torn(9, 9, 0), torn(0, 0, 3)),
+    ("asynchronous", "one worker learns", reached(0.94, 0.2), reached(0.2, 0.94)),
     ("synchronous", "and they have moved", sgd(1e-7), sgd(0.1)),
     ("synchronous", "nearly all weights", *({"gaps": np.array([[0.0] * 999 + [0.1]]) + g} for g in (0, 0.5))),
     ("async_or_sync", "more than 2.3 batches", *({"cured": run(0.9, 100, steps=range(n))} for n in (250, 200))),
     ("where_a_step_goes", "16 a run brings", *({"spent": [4, 3.5, 3, 3, last]} for last in (1.5, 2.9))),
+    ("where_a_step_goes", "two ps are slower", rates([3, 2, 1]), rates([1, 2, 3])),
     ("your_own_loop", "list(range(1, len(made) + 1))", numbers(range(1, 1001, 2), range(2, 1002, 2)),
      numbers(range(1, 1001, 2), range(1, 1001, 2))),
     ("recovery", "by 100 steps or more", {"fallen": [150]}, {"fallen": [50]}),

@@ -1,7 +1,7 @@
-"""What arguments may be, with one sentence for each that may not: of functions, of flags and of `mnistdist run`.
+"""What arguments of functions, flags and `mnistdist run` may be, with one sentence for each that is refused.
 
-A value of a wrong type is a ``TypeError``, a wrong value a ``ValueError``, and the message is one line. NumPy's scalars
-are as good as Python's numbers, and so are its arrays without dimensions; what is returned is Python's.
+A wrong type raises ``TypeError`` and a wrong value ``ValueError``, with a message of one line. NumPy's scalars, and its
+arrays without dimensions, are accepted like Python's numbers. The functions return Python's values.
 """
 
 import decimal
@@ -38,10 +38,10 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # pathlib makes one stroke 
 
 
 def argument(name, value, shown=None, *, optional=False):
-    """The value of an argument of this name, as the tables above have it; any value of one that they don't have.
+    """The value of an argument of this name, checked by the tables above if they have the name.
 
-    ``shown`` is what the message calls it, a flag with its dashes, say. None is returned as it is if the value is
-    ``optional``.
+    The message calls it ``shown``, which may be a flag with its dashes. If the value is ``optional``, None is returned
+    as it is.
     """
     shown = shown or name
     if optional and value is None:
@@ -105,12 +105,12 @@ def choice(name, value, options):
 
 
 def needs(name, value, what, why):
-    """Refuse a value that makes no sense without another argument: ``what`` that has to be, and ``why``."""
+    """Refuses a value that makes no sense without another argument; ``what`` it needs, and ``why``."""
     raise ValueError(f"{name}={value} needs {what}: {why}")
 
 
 def path(name, value, what="directory"):
-    """The path of a file or directory on this machine, as a str; ``~`` at its beginning is the home."""
+    """The path of a file or directory on this machine, as a str; ``~`` at its beginning is the home folder."""
     if not isinstance(value, (str, os.PathLike)) or isinstance(os.fspath(value), bytes):
         raise TypeError(f"{name}: expected the path of a {what}, a str or pathlib.Path; got {got(value)}")
     text = os.fspath(value)
@@ -126,7 +126,7 @@ def path(name, value, what="directory"):
 
 
 def got(value):
-    """A value in the words of a message: on one line, and not too long."""
+    """A value as a message shows it: on one line, and not too long."""
     try:
         text = " ".join(repr(value).split())
     except Exception:  # an int of 5000 digits, say

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whoever writes the same and whatever goes wrong."""
+"""Files that exist whole or not at all, even if others write the same file or something goes wrong."""
 
 import contextlib
 import os
@@ -7,7 +7,7 @@ import uuid
 
 @contextlib.contextmanager
 def whole(path):
-    """A path beside ``path`` to write to; what is there at the end of the block takes its place, unless by an error."""
+    """A path beside ``path`` to write to; at the end of the block that file replaces it, unless there was an error."""
     partial = path.with_name(f".{uuid.uuid4().hex}.tmp")  # not by tempfile, whose files others can't read
     try:
         yield partial

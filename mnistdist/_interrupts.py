@@ -1,16 +1,16 @@
-"""Interrupts (SIGINT) that come while processes are being started or ended: they are heard where that does no harm."""
+"""Interrupts (SIGINT) that come while processes start or end, and take effect where that does no harm."""
 
 import signal
 import threading
 
 
 class HeldInterrupts:
-    """Holds interrupts back while its ``with`` block runs. One that has not been raised by its end is raised there.
+    """Holds interrupts back while its ``with`` block runs, and raises one that is left at its end.
 
-    An interrupt may otherwise strike between any two operations: in the midst of a message, with a lock held, or in
-    the very code that tidies up after the interrupt before. The block calls ``held()`` where an interrupt does no
-    harm: this raises the interrupt that has come meanwhile; with ``patience=2``, only if a second one has come. Only
-    the main thread receives interrupts: in other threads, and where interrupts are ignored or fatal, none is held.
+    Otherwise an interrupt could strike between any two operations: in the middle of a message, with a lock held, or in
+    the very code that tidies up after an earlier interrupt. The block calls ``held()`` where an interrupt does no harm.
+    That raises the interrupt that has come meanwhile; with ``patience=2``, only after a second one. Only the main
+    thread receives interrupts. In other threads, and where interrupts are ignored or fatal, none is held back.
     """
 
     def __init__(self, patience=1):

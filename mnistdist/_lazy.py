@@ -9,8 +9,8 @@ from types import ModuleType
 def lazy(package, home):
     """``__getattr__``, ``__dir__`` and ``__all__`` of a package, for names by the module that each is in.
 
-    A package's own ``__init__`` then imports nothing: whoever needs one of its modules gets that module alone, and
-    what a keeper, a launcher or a task may not import (NumPy, which starts threads; TensorFlow) stays out.
+    A package's own ``__init__`` then imports nothing, so code that needs one of its modules gets that module alone.
+    What a keeper, a launcher or a task may not import stays out: TensorFlow, and NumPy, which starts threads.
     """
 
     def getattr_(name):
@@ -22,7 +22,7 @@ def lazy(package, home):
 
 
 def moved(name, *homes):
-    """Keep a module that is no more: its names, in these modules of the package now, are found with a warning."""
+    """Keeps the name of a removed module: the names that are now in these modules are found with a warning."""
     module = sys.modules[f"mnistdist.{name}"] = ModuleType(f"mnistdist.{name}")
 
     def getattr_(name):

@@ -1,4 +1,4 @@
-"""What a program says on its standard output, and how it ends when that can't be written any more."""
+"""What a program writes to its standard output, and how it ends if that can no longer be written."""
 
 import contextlib
 import io
@@ -26,13 +26,13 @@ def _writing():
 
 
 def say(line, end="\n"):
-    """Print a line at once; raises :class:`OutputLost` if that is not possible."""
+    """Prints a line at once; raises :class:`OutputLost` if that is not possible."""
     with _writing():
         print(line, end=end, flush=True)
 
 
 def complain(line, end="\n"):
-    """Print a line to standard error, if that takes one."""
+    """Prints a line to standard error, if that is possible."""
     try:
         print(line, end=end, file=sys.stderr, flush=True)
     except (OSError, ValueError):
@@ -40,16 +40,16 @@ def complain(line, end="\n"):
 
 
 def _drop(stream):
-    """Send the rest to nowhere: Python would write it once more at its end, and complain."""
+    """Discards the rest, which Python would otherwise write once more at its end, and complain."""
     with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def guarded(name, main, refusal):
-    """The exit status of the program ``main()``; 1, with a line on standard error, if its output was lost.
+    """The exit status of the program ``main()``, or 1 with a line on standard error if its output was lost.
 
-    An error of the class ``refusal``, or an ``OSError``, is said in such a line too. If the reader of the output has
-    gone, as after ``| head``, nothing is said, and the status is 141.
+    An error of the class ``refusal``, or an ``OSError``, is reported in such a line too. If the reader of the output
+    has gone, as after ``| head``, nothing is reported, and the status is 141.
     """
     # The next file that is opened would otherwise take the number of a stream that was closed, and get its output.
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:

@@ -1,4 +1,4 @@
-"""Waiting with a limit: for what is asked again and again, and for a call that may never return."""
+"""Waiting with a limit: for an answer that changes, and for a call that may never return."""
 
 import queue
 import threading
@@ -9,7 +9,7 @@ _idle = []
 
 
 def poll(seconds, ask, every=0.05):
-    """Ask every so many seconds until the answer is true, and return that; the last answer once the time is over."""
+    """Asks at intervals until the answer is true, and returns it; returns the last answer when the time is over."""
     end = time.monotonic() + seconds
     while not (answer := ask()) and (left := end - time.monotonic()) > 0:
         time.sleep(min(every, left))
@@ -17,7 +17,7 @@ def poll(seconds, ask, every=0.05):
 
 
 class _Runner(threading.Thread):
-    """A thread that makes one call after the other: to start one for each took 0.15 ms more, 4% of a listing's step."""
+    """A thread that makes one call after the other, because starting one for each call would take longer."""
 
     def __init__(self):
         super().__init__(daemon=True, name="limited call")
@@ -47,7 +47,7 @@ def _runner():
 
 
 def within(seconds, function, complaint):
-    """What ``function()`` returns or raises; ``TimeoutError(complaint)`` after ``seconds``, while it goes on."""
+    """What ``function()`` returns or raises; after ``seconds``, ``TimeoutError(complaint)`` while it goes on."""
     outcome = futures.Future()
     _runner().calls.put((outcome, function))
     try:

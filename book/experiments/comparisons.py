@@ -1,4 +1,4 @@
-"""From measured rows to what each claim of the scorecard compares, a ratio a block, and to text of what was found."""
+"""What each claim of the scorecard compares, as a ratio for each block, and text that says what was found."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from book.experiments.significance import Comparison, spread
 
 
 def column(rows, arm, what):
-    """One value a block of one arm, in the order of the blocks; a function of the row may say which."""
+    """One value for each block of one arm, in the order of the blocks; ``what`` is a key or a function of the row."""
     found = {row["block"]: what(row) if callable(what) else row[what] for row in rows if row["arm"] == arm}
     if not found or sorted(found) != list(range(len(found))):
         raise ValueError(f"{arm}: expected blocks from 0 on, got {sorted(found)}: measure the missing ones")
@@ -14,7 +14,7 @@ def column(rows, arm, what):
 
 
 def ratio(rows, what, arm, other):
-    """One value a block, one arm's over the other's."""
+    """One ratio for each block: one arm's value over the other's."""
     return column(rows, arm, what) / column(rows, other, what)
 
 
@@ -22,9 +22,9 @@ def ratio(rows, what, arm, other):
 
 
 def heights(results, against):
-    """Mean height of the synchronous loss over the asynchronous one, at equal updates, images or seconds.
+    """The mean height of the synchronous loss over the asynchronous one, at equal updates, images or seconds.
 
-    The geometric mean of their ratio at 20 points of the stretch where both are known, as in the chapter.
+    It is the geometric mean of their ratio at 20 points of the stretch where both are known, as in the chapter.
     """
     marks = {(row["arm"], row["block"]): row["marks"] for row in results["learning"]}
     means = []
@@ -122,19 +122,19 @@ def stale_by_n_minus_1(results):
 
 
 def errors(results, arm):
-    """The staleness that was tried, and the errors: an array of (staleness, block)."""
+    """The values of staleness that were tried, and the errors as an array of (staleness, block)."""
     ages = sorted({row["staleness"] for row in results["staleness"]})
     return ages, np.array([column(results["staleness"], f"{arm}, {age}", "error") for age in ages])
 
 
 def growth(results, arm):
-    """By what the mistakes are multiplied when the staleness, plus one, is doubled: the slope of a line through all."""
+    """The factor of the mistakes each time staleness + 1 doubles: the slope of a line through all."""
     ages, found = errors(results, arm)
     return np.exp2(np.polyfit(np.log2(np.array(ages) + 1), np.log2(found), 1)[0])
 
 
 def harm(results, arm):
-    """Mistakes at staleness 1, 4 and 16 over those at 0, their geometric mean: no line, as guessing is the ceiling."""
+    """Geometric mean of the mistakes at staleness 1, 4 and 16 over those at 0; no line, as guessing is the ceiling."""
     _, (fresh, *stale) = errors(results, arm)
     return np.exp(np.mean(np.log(stale), axis=0)) / fresh
 
@@ -155,7 +155,8 @@ def errors_by_age(results, arms, measure=harm):
     for arm in arms:
         ages, found = errors(results, arm)
         medians = ", ".join(f"{error:.1%}" for error in np.median(found, axis=1))
-        said.append(f"{arm}: {medians}, {measure.__name__} {spread(measure(results, arm))}")
+        name = arm.replace("the text's", "the classic program's")
+        said.append(f"{name}: {medians}, {measure.__name__} {spread(measure(results, arm))}")
     return f"median error at staleness {', '.join(map(str, ages))}, and {measure.__name__}: {'; '.join(said)}"
 
 
@@ -235,7 +236,7 @@ def warm_up_helps(results):
 
 
 def of_one_ps(results, units, ps):
-    """Updates a second with several ps over those with one."""
+    """Updates a second with several ps over those with one ps."""
     arms = (f"{units} hidden units, {number} ps" for number in (ps, 1))
     return ratio(results["sharding"], "updates_per_second", *arms)
 

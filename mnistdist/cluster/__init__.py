@@ -1,4 +1,4 @@
-"""The processes of a cluster: its network, its cores and GPUs, who starts and watches them, and ends them."""
+"""The processes of a cluster, with its network, cores and GPUs, and what starts, watches and ends them."""
 
 from mnistdist._lazy import lazy
 

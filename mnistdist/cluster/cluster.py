@@ -157,7 +157,7 @@ class Cluster:
     def start(self):
         """Starts every task, waits until all can be used, and returns the cluster. Does nothing if it is running.
 
-        A line on stderr says how many other clusters of this process are running. A ``with`` block expects them.
+        If other clusters of this process are running, a line on stderr says how many, but not in a ``with`` block.
         """
         if self.client is None:
             _tell_of_others()
@@ -260,7 +260,7 @@ class Cluster:
         return self
 
     def logs(self, task, lines=20):
-        """The last ``lines`` lines that a task wrote, including TensorFlow's own, as one string.
+        """The last lines that a task wrote, at most ``lines``, including TensorFlow's own, as one string.
 
         After :meth:`stop`, the last 200 lines of each task remain.
         """

@@ -1,8 +1,8 @@
-"""Which GPU and which cores each task gets: one environment and one set of cores a task.
+"""Which GPU and which cores each task gets, as one environment and one set of cores for each task.
 
 TensorFlow decides once, when a process first starts a server or a session, which GPUs it sees and how many
-threads it runs; nothing said later changes it. So the choice is made here, before, from plain lists, and given to
-each task as environment variables. Nothing here imports TensorFlow or touches a process:
+threads it runs. Nothing changes that later. So this module chooses before that, from plain lists, and gives each task
+environment variables. Nothing here imports TensorFlow or touches a process:
 
 >>> pins = assign(ps=1, workers=2, gpus=[], cores=[0, 1])
 >>> pins["worker", 1].device, pins["worker", 1].env["CUDA_VISIBLE_DEVICES"]
@@ -32,9 +32,9 @@ class Pin:
     """Where one task runs.
 
     Attributes:
-        device: The name for people: ``"GPU 0"``, ``"core 1"``, ``"cores 0-3"``.
+        device: The name for people, such as ``"GPU 0"``, ``"core 1"`` or ``"cores 0-3"``.
         env: Environment variables to set in the task before TensorFlow initialises its devices.
-        cores: Cores to pin the task to (``os.sched_setaffinity``, where the system has it).
+        cores: Cores to pin the task to, with ``os.sched_setaffinity`` if the system has it.
     """
 
     device: str
@@ -43,16 +43,16 @@ class Pin:
 
     @property
     def tf_device(self):
-        """The task's device as TensorFlow names it: always its first and only one, ``gpu:0`` or ``cpu:0``."""
+        """TensorFlow's name of the task's device, which is always its first and only one, ``gpu:0`` or ``cpu:0``."""
         return "cpu:0" if self.env["CUDA_VISIBLE_DEVICES"] == NO_GPU else "gpu:0"
 
 
 def find_gpus():
-    """Lists the GPUs that TensorFlow may use here, as one would write them in ``CUDA_VISIBLE_DEVICES``.
+    """Lists the GPUs that TensorFlow may use here, in the form of ``CUDA_VISIBLE_DEVICES``.
 
-    NVML counts them, which, unlike asking TensorFlow, starts nothing on them. A ``CUDA_VISIBLE_DEVICES`` already
-    set (indices or UUIDs) limits the list and orders it by CUDA's rule: what follows the first entry that names no
-    device is ignored. No driver, or a TensorFlow that cannot use GPUs, gives an empty list.
+    NVML counts them, which starts nothing on them, unlike asking TensorFlow. If ``CUDA_VISIBLE_DEVICES`` is already
+    set, to indices or UUIDs, it limits and orders the list by CUDA's rule: everything after the first entry that names
+    no device is ignored. Without a driver, or with a TensorFlow that can't use GPUs, the list is empty.
     """
     uuids = _nvml_uuids()
     if not uuids or not tensorflow_has_cuda():
@@ -86,8 +86,8 @@ def _nvml_uuids():
 def tensorflow_has_cuda():
     """Says whether the installed TensorFlow is built for CUDA and finds cuDNN, without importing it.
 
-    TensorFlow registers no GPU when a CUDA library is missing. cuDNN stands for them all: neither the driver nor
-    the CUDA toolkit brings it, ``pip install "tensorflow[and-cuda]"`` does.
+    TensorFlow registers no GPU if a CUDA library is missing. cuDNN stands for them all, because neither the driver nor
+    the CUDA toolkit brings it, but ``pip install "tensorflow[and-cuda]"`` does.
     """
     package = find_spec("tensorflow")
     if package is None or package.origin is None:
@@ -108,10 +108,10 @@ def tensorflow_has_cuda():
 
 
 def available_cores():
-    """Lists the logical cores this process may run on, those of one physical core side by side.
+    """Lists the logical cores on which this process may run, with those of one physical core side by side.
 
-    Linux often numbers the two halves of a physical core far apart; side by side, neighbouring shares of the list
-    get whole cores. Where the system has no affinity (macOS), all cores, in their order.
+    Linux often numbers the two halves of a physical core far apart. Side by side, neighbouring shares of the list get
+    whole cores. On a system without affinity, such as macOS, these are all cores in their order.
     """
     if not hasattr(os, "sched_getaffinity"):
         return list(range(os.cpu_count() or 1))
@@ -129,28 +129,28 @@ def available_cores():
 def assign(ps, workers, *, devices="auto", num_gpus=None, gpus=None, cores=None):
     """Gives every task of a cluster on one machine its environment and its cores.
 
-    With GPUs, worker ``i`` gets GPU ``i % num_gpus``, and a GPU that serves several workers grows its memory as
-    needed instead of taking all of it; a ps never sees a GPU. GPU workers may run on every core.
+    With GPUs, worker ``i`` gets GPU ``i % num_gpus``. If a GPU serves several workers, they take its memory as needed,
+    not all of it. A ps never sees a GPU. GPU workers may run on every core.
 
-    Without GPUs, each worker gets an equal share of the cores, and nobody else's; cores left over go to the ps
-    tasks, or, if none is, these run on every core. With fewer cores than workers, all tasks share all cores: two
-    workers on one core and a third alone on another would make a straggler that no one asked for.
+    Without GPUs, each worker gets an equal share of the cores for itself. Cores that are left over go to the ps tasks;
+    if none are, the ps run on every core. If there are fewer cores than workers, all tasks share all cores, because
+    two workers on one core and a third alone on another would make a straggler that nobody asked for.
 
-    Thread pools match: one operation uses as many threads as the task has cores, divided by the tasks that share
-    them. Idle threads of TensorFlow spin, and take time from other tasks. Operations side by side get two threads
-    at least, so that one that blocks never holds up the rest.
+    Thread pools match. One operation uses as many threads as the task has cores, divided by the tasks that share
+    them, because idle threads of TensorFlow spin and take time from other tasks. Parallel operations get at least two
+    threads, so that one that blocks never holds up the rest.
 
     Args:
-        ps: Number of parameter servers, 0 or more.
-        workers: Number of workers, 1 or more.
-        devices: ``"auto"`` (the GPUs found, else cores), ``"cpu"``, or GPU ids (indices or UUIDs), in order.
-        num_gpus: How many of those GPUs to use; 0 for none; by default all.
-        gpus: The GPUs there are; by default those of :func:`find_gpus`.
-        cores: The cores there are; by default those of :func:`available_cores`.
+        ps: How many parameter servers, 0 or more.
+        workers: How many workers, 1 or more.
+        devices: ``"auto"`` (the GPUs found, otherwise cores), ``"cpu"``, or GPU ids (indices or UUIDs), in order.
+        num_gpus: How many of those GPUs to use; 0 for none, by default all.
+        gpus: The GPUs to choose from, by default those of :func:`find_gpus`.
+        cores: The cores to choose from, by default those of :func:`available_cores`.
 
-    Returns ``{("ps", 0): Pin, ..., ("worker", 0): Pin, ...}``, in task order. Raises ``ValueError`` on a count out of
-    range, a GPU that is not there, or a ``num_gpus`` that is more than the GPUs or less than the workers; ``TypeError``
-    on a count that is no int, or ``devices`` that are neither names nor numbers.
+    Returns ``{("ps", 0): Pin, ..., ("worker", 0): Pin, ...}`` in task order. Raises ``ValueError`` if a count is out of
+    range, a GPU is not there, or ``num_gpus`` is more than the GPUs or less than the workers. Raises ``TypeError`` if a
+    count is not an int, or ``devices`` are neither names nor numbers.
     """
     ps, workers = _check.count("ps", ps, (0, None)), _check.count("workers", workers, (1, None))
     num_gpus = _check.argument("num_gpus", num_gpus, optional=True)
@@ -183,7 +183,7 @@ def assign(ps, workers, *, devices="auto", num_gpus=None, gpus=None, cores=None)
 
 
 def sharing_notice(pins):
-    """Says in one line which GPUs workers share, for the caller to print once; None where each has its own."""
+    """Says in one line which GPUs workers share, for the caller to print once; None if each has its own."""
     gpus = [pin.device for (job, _), pin in pins.items() if job == "worker" and pin.tf_device == "gpu:0"]
     if len(set(gpus)) == len(gpus):
         return None

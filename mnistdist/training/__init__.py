@@ -1,4 +1,4 @@
-"""A training: what each worker does, how its graph is built in each design, and what :func:`train` makes of it.
+"""A training: what each worker does, how each design builds its graph, and how :func:`train` uses both.
 
 The pieces can be put together by hand, as the chapter "Your own loop" does.
 """

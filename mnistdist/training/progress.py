@@ -1,4 +1,4 @@
-"""How far a training has come, shown while somebody watches: a line in a terminal, a bar in a notebook."""
+"""Shows how far a training has come while somebody watches: a line in a terminal, a bar in a notebook."""
 
 import contextlib
 import os
@@ -7,9 +7,9 @@ import sys
 
 @contextlib.contextmanager
 def shown(total):
-    """Yields a function that is told the global step; what it shows of ``total`` steps is gone afterwards.
+    """Yields a function to call with the global step; what it shows of ``total`` steps is removed at the end.
 
-    Nothing is shown where nobody watches, where the variable ``MNISTDIST_PROGRESS`` is 0, or for a ``total`` of None.
+    Nothing is shown if nobody watches, if the variable ``MNISTDIST_PROGRESS`` is 0, or if ``total`` is None.
     """
     if total is None or os.environ.get("MNISTDIST_PROGRESS") == "0":
         yield lambda step: None

@@ -7,17 +7,17 @@ from tensorflow.core.framework import graph_pb2
 
 
 def control_flow(op):
-    """The ``tf.cond`` or loop that an op is in; None for none."""
+    """The ``tf.cond`` or loop that an op is in; None if it is in none."""
     return op._get_control_flow_context()
 
 
 def wait_for(op, earlier):
-    """Make ``op``, which is in the graph already, wait for another op."""
+    """Makes ``op``, which is in the graph already, wait for another op."""
     op._add_control_input(earlier)
 
 
 def forget_devices(graph):
-    """Let the ops of a graph run where its session is, whatever devices they ask for."""
+    """Lets the ops of a graph run where its session is, whatever devices they ask for."""
     for op in graph.get_operations():
         op._set_device("")
 
@@ -33,23 +33,23 @@ def functions(graph):
 
 
 def add_functions(functions):
-    """Add functions to the default graph."""
+    """Adds functions to the default graph."""
     tf.import_graph_def(graph_pb2.GraphDef(library={"function": functions}))
 
 
 def whole_of(variable):
-    """Name and shape of a variable in a checkpoint: of the whole one, if it is a part that a partitioner has cut."""
+    """A variable's name and shape in a checkpoint: those of the whole, if a partitioner has cut it into parts."""
     part = variable._get_save_slice_info()
     return (part.full_name, part.full_shape) if part else (variable.op.name, variable.shape)
 
 
 def accept_resource_variables(opt):
-    """Let an optimizer that was written when there were only reference variables update the others likewise."""
+    """Lets an optimizer from the time of reference variables update resource variables in the same way."""
     if getattr(type(opt), "_resource_apply_dense", None) is tf.train.Optimizer._resource_apply_dense:
         opt._resource_apply_dense = opt._apply_dense
 
 
 def begin_layer_names():
-    """Let Keras, if it is there, name layers from the beginning, as in a process that builds its first model."""
+    """Lets Keras, if it is there, name layers afresh, as in a process that builds its first model."""
     if "keras.src.utils.naming" in sys.modules:
         sys.modules["keras.src.utils.naming"].reset_uids()

@@ -38,7 +38,7 @@ def main(argv=None):
 def _main(argv):
     flags = parse(argv)
     if flags.help:
-        say(f"{__doc__.strip()}\n\nflags:\n{describe()}")
+        say(f"{(__doc__ or __name__).strip()}\n\nflags:\n{describe()}")
     elif flags.version:
         say(f"mnistdist {__version__}")
     elif flags.download_only:

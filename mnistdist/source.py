@@ -59,7 +59,7 @@ def _named_source(name):
     if spec is None or not spec.origin or found == len(parts):
         raise ValueError(f"show({name!r}): expected the full name of a function or class, package and module first")
     if not spec.origin.endswith(".py"):
-        raise ValueError(f"show({name!r}): {spec.name} is compiled: it has no Python source")
+        raise ValueError(f"show({name!r}): {spec.name} is compiled or frozen: no source is read")
     text = spec.loader.get_source(spec.name)  # which knows what is in a zip file, too
     node = ast.parse(text)
     for part in parts[found:]:

@@ -89,7 +89,15 @@ def replica_graph(place, worker, *, build_graph, task_index, seed, container):
         tf.set_random_seed(seed)
         with tf.device(place):
             global_step, model = tf.train.get_or_create_global_step(), build_graph()
+        _require_graph(model)
         yield global_step, model
+
+
+def _require_graph(model):
+    missing = [name for name in Graph.__dataclass_fields__ if not isinstance(getattr(model, name, None), tf.Tensor)]
+    if missing:
+        got = f"a {type(model).__name__} without a tensor as {', '.join(missing)}"
+        raise ValueError(f"build_graph: expected a Graph of tensors, got {got}")
 
 
 def common_parts(global_step, task_index, workers):
@@ -197,6 +205,8 @@ def gradients_of(opt, loss, **options):
     """
     if loss.shape.rank:
         raise ValueError(f"build_graph: expected a loss that is a scalar, got one of shape {loss.shape}")
+    if not (loss.dtype.is_floating or loss.dtype.is_complex):
+        raise ValueError(f"build_graph: expected a loss of floating point, got one of {loss.dtype.name}")
     pairs = list(opt.compute_gradients(loss, **options)) if tf.trainable_variables() else []
     if all(gradient is None for gradient, _ in pairs):
         raise ValueError("build_graph: expected a loss with a gradient, got one that depends on no variable")

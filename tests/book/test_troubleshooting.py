@@ -580,6 +580,14 @@ IN_TESTS = {
         "test_one_design",
         "optimizer: expected one whose rounds need nothing that is fed, got 'Placeholder'",
     ),
+    "build_graph: expected a Graph of tensors, got a … without a tensor as …": (
+        "test_one_design",
+        "build_graph: expected a Graph of tensors, got a NoneType without a tensor as x, y_, y, loss, accuracy",
+    ),
+    "build_graph: expected a loss of floating point, got one of …": (
+        "test_one_design",
+        "build_graph: expected a loss of floating point, got one of int32",
+    ),
     "build_graph: expected a loss that is a scalar, got one of shape …": (
         "test_one_design",
         "build_graph: expected a loss that is a scalar, got one of shape (?,)",

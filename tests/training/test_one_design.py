@@ -176,6 +176,19 @@ def in_bfloat16():
             False,
             "build_graph: expected a loss that is a scalar, got one of shape (?,)",
         ),
+        (
+            "nothing_returned",
+            "fast",
+            False,
+            "build_graph: expected a Graph of tensors, got a NoneType without a tensor as x, y_, y, loss, accuracy",
+        ),
+        (
+            "loss_is_a_variable",
+            "fast",
+            True,
+            "build_graph: expected a Graph of tensors, got a Graph without a tensor as loss",
+        ),
+        ("integer_loss", "fast", False, "build_graph: expected a loss of floating point, got one of int32"),
     ],
 )
 def test_a_refusal_says_what_is_wrong(two_ps, name, design, sync, message):

@@ -1351,6 +1351,23 @@ def losses_of_all_examples():
     return Graph(model.x, model.y_, model.y, tf.reduce_sum(model.y**2, 1), model.accuracy)
 
 
+@animal(REFUSED, "returns nothing")
+def nothing_returned():
+    linear()
+
+
+@animal(REFUSED, "the loss is a variable")
+def loss_is_a_variable():
+    model = linear()
+    return Graph(model.x, model.y_, model.y, tf.Variable(1.0), model.accuracy)
+
+
+@animal(REFUSED, "the loss is an integer")
+def integer_loss():
+    model = linear()
+    return Graph(model.x, model.y_, model.y, tf.cast(model.loss, tf.int32), model.accuracy)
+
+
 @animal(
     REFUSED, "a rate that nothing feeds", optimizer=lambda _: tf.train.AdamOptimizer(tf.placeholder(tf.float32, []))
 )

@@ -74,7 +74,7 @@ def numbers(first, second):
 
 
 def torn(*counts):
-    return {"names": "abc", "torn": dict(zip("abc", counts, strict=True))}
+    return {"names": "abc", "torn": dict(zip("abc", counts, strict=True)), "pulls": {"a": range(99)}}
 
 
 def reached(good, bad):

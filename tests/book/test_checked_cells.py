@@ -112,7 +112,7 @@ CASES = [
     ("async_or_sync", "more than 2.3 batches", *({"cured": run(0.9, 100, steps=range(n))} for n in (250, 200))),
     ("where_a_step_goes", "16 a run brings", *({"spent": [4, 3.5, 3, 3, last]} for last in (1.5, 2.9))),
     ("where_a_step_goes", "two ps are slower", rates([3, 2, 1]), rates([1, 2, 3])),
-    ("your_own_loop", "list(range(1, len(made) + 1))", numbers(range(1, 1001, 2), range(2, 1002, 2)),
+    ("your_own_loop", "list(range(1, made[-1] + 1))", numbers(range(1, 1001, 2), range(2, 1002, 2)),
      numbers(range(1, 1001, 2), range(1, 1001, 2))),
     ("recovery", "by 100 steps or more", {"fallen": [150]}, {"fallen": [50]}),
     ("when_it_goes_wrong", "hangs before its 20th step", *({"cluster": SimpleNamespace(workers={"made": made})}

@@ -77,15 +77,21 @@ def _with(value, field, bad):
     return made
 
 
-def said(program, namespace, replaced):
-    """The lines that a program prints in a copy of this process, with these names replaced; None if it never ends."""
+def said(lead, program, namespace, replaced):
+    """``[lines, problem]`` of a program in a copy of this process, with these names replaced; None if it never ends.
+
+    The lead runs first; what it prints is not the program's.
+    """
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
         text, problem = io.StringIO(), ""
         try:
-            with contextlib.redirect_stdout(text), contextlib.redirect_stderr(io.StringIO()):
-                exec(program, {**namespace, **replaced})
+            names = {**namespace, **replaced}
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                exec(lead, names)
+                with contextlib.redirect_stdout(text):
+                    exec(program, names)
         except BaseException as error:
             problem = f"{type(error).__name__}: {error}"
         with open(writing, "w", encoding="utf-8") as pipe:
@@ -106,16 +112,16 @@ def said(program, namespace, replaced):
         return None
 
 
-def examine(program, roots, cell, names, namespace):
-    """What a program says as it is, and with each wrong value of each root, and of each name that its last cell uses.
+def examine(lead, roots, program, names, namespace):
+    """What a program says as it is, and with each wrong value of each root, and of each name that it uses itself.
 
     Returns JSON: ``{"right": said, "roots": [[name, what was done, said], ...], "names": [...]}``.
     """
-    answer = {"right": said(program, namespace, {}), "roots": [], "names": []}
+    answer = {"right": said(lead, program, namespace, {}), "roots": [], "names": []}
     if answer["right"] and not answer["right"][1]:
-        for kind, run, replaced in ("roots", program, roots), ("names", cell, names):
+        for kind, first, replaced in ("roots", lead, roots), ("names", "", names):
             for name in replaced:
                 with contextlib.suppress(Exception):  # what can't be looked at can't be made wrong
                     for what, done, value in wrong_parts(name, namespace.get(name)):
-                        answer[kind].append([what, done, said(run, namespace, {name: value})])
+                        answer[kind].append([what, done, said(first, program, namespace, {name: value})])
     return json.dumps(answer)

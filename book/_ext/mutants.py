@@ -91,10 +91,10 @@ class Notebook:
         return len(statements(source))
 
     def leading_to(self, source):
-        """``(program, roots, own program, names)`` for the cell that was taken last.
+        """``(lead, roots, program, names)`` for the cell that was taken last.
 
-        The first is all that its lines rest on, with the names of the data that this starts from; the second its own
-        part of that, with the names of what it uses.
+        The lead is what its lines rest on, of earlier cells, with the names of the data that this starts from; the
+        program is the cell's own part that only computes, with the names of what it uses.
         """
         own = len(self._known) - len(statements(source))
         needed, taken, roots = set(), [], set()
@@ -113,8 +113,9 @@ class Notebook:
                 needed -= changed
         inner = [statement for statement in taken if any(statement is known[0] for known in self._known[own:])]
         names = set().union(*(changed_and_used(statement)[1] for statement in inner))
-        programs = [ast.unparse(ast.Module(part[::-1], [])) for part in (taken, inner)]
-        return programs[0], sorted((roots | needed) - BUILTIN), programs[1], sorted(names - BUILTIN)
+        lead = [statement for statement in taken if statement not in inner]
+        lead, program = (ast.unparse(ast.Module(part[::-1], [])) for part in (lead, inner))
+        return lead, sorted((roots | needed) - BUILTIN), program, sorted(names - BUILTIN)
 
 
 def _head(function):

@@ -548,3 +548,20 @@ def test_each_file_missing_its_neighbours_count_is_named(tmp_path, name):
     with pytest.raises(DataError, match="expected one label an image; found") as caught:
         read_data_sets(write(tmp_path, contents), validation_size=0)
     assert name in str(caught.value)
+
+
+def test_a_model_is_saved_where_a_link_leads_with_the_permissions_that_the_file_has(tmp_path):
+    target, link = tmp_path / "target.npz", tmp_path / "link.npz"
+    target.touch(mode=0o600)
+    link.symlink_to(target)
+    assert RUN.save(link) == link
+    assert link.is_symlink() and target.stat().st_size > 0 and target.stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.npz", "target.npz"]
+
+
+def test_a_model_replaces_no_pipe_and_no_device(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="can't save the model: it is a device, a pipe or a socket"):
+        RUN.save(pipe)
+    assert pipe.is_fifo() and [path.name for path in tmp_path.iterdir()] == ["pipe"]

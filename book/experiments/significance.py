@@ -55,7 +55,7 @@ class Comparison:
 
 
 def sign_flip(differences):
-    """Share of all choices of signs whose sum is as far from 0 as the sum of these differences."""
+    """Share of all choices of signs whose sum is at least as far from 0 as the sum of these differences."""
     signs = np.array(list(itertools.product([1, -1], repeat=len(differences))))
     sums = abs(signs @ np.asarray(differences, float))
     return float((sums >= abs(np.sum(differences)) * (1 - 1e-9)).mean())

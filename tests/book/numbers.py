@@ -104,11 +104,39 @@ ALLOWED = {
 }
 
 
+LARGE = re.compile(r"(?<![\w.])\d[\d,]*\d(?:\.\d+)?(?![\w.]*\.\d)")
+LINKS = re.compile(r"\[[^\]]*\]\([^)]*\)")  # with the years of sources
+
+# page: {number of three digits or more that is in no cell of it: why it is right}
+KNOWN = {
+    "async_or_sync": {"3,000": "1,500 synchronous updates of two gradients each: arithmetic"},
+    "asynchronous": {"799": "800 - 1", "40,000": "200 runs of 200 adds"},
+    "between_graph": {"1999": "2,000 - 1"},
+    "clusters": {"79,510": "the network's parameters, counted in the quickstart"},
+    "from_listing_to_program": {"500": "1,000,000 steps against the quickstart's 2,000"},
+    "in_graph": {"400": "four towers of 100 examples"},
+    "placement": {"444": "the bytes of both biases: (100 + 10) * 4 and the step's 4", "392": "784 / 2"},
+    "program": {"299": "300 - 1", "600": "300 rounds of two batches", "5,000": "the size of the validation set"},
+    "quickstart": {"70,000": "MNIST's images", "192.168": "an address"},
+    "synchronous": {"4,000": "20 rounds of two batches of 100"},
+}
+
+
 def numbers(text):
     """``(number with its unit, the words around it)`` of each in a Markdown text; code and formulas are left out."""
     prose = CODE.sub(" ", text)
     for match in MEASURED.finditer(prose):
         yield match[0], " ".join(prose[max(0, match.start() - 40) : match.end() + 20].split())
+
+
+def in_no_cell(page, text, cells):
+    """Numbers of three digits or more of a page's prose that none of its cells holds, in code, output or metadata."""
+    held = {number.replace(",", "").replace("_", "") for number in re.findall(r"\d[\d,_]*(?:\.\d+)*", cells)}
+    prose, known = CODE.sub(" ", LINKS.sub(" ", text)), KNOWN.get(page, {})
+    found = {match[0] for match in LARGE.finditer(prose) if len(match[0].replace(",", "")) > 2}
+    lost = sorted(number for number in found if number.replace(",", "") not in held)
+    complaints = [f"{number} is in no cell: which of the two is right?" for number in lost if number not in known]
+    return complaints + [f"numbers.py knows {number}, which needs no reason" for number in known if number not in lost]
 
 
 def unexplained(page, text):

@@ -11,8 +11,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from mnistdist.training import train
 from mnistdist.training.spec import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN
-from tests.book.book_rules import CELL_RULES, ROOT
-from tests.book.numbers import unexplained
+from tests.book.book_rules import CELL_RULES, ROOT, code_cells, printed
+from tests.book.numbers import in_no_cell, unexplained
 from tests.book.page_rules import CHAPTER_RULES, TEXT_RULES, book_pages, read_page
 
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
@@ -34,6 +34,15 @@ def test_a_page_keeps_the_rules(path, rule):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_prose_repeats_no_measured_number(path):
     assert unexplained(path.stem, read_page(path)) == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_large_numbers_of_the_prose_are_those_of_the_cells(path):
+    notebook = nbformat.read(path, as_version=4)
+    cells = "\n".join(
+        "\n".join([cell.source, *map(printed, cell.outputs), str(cell.metadata)]) for _, cell in code_cells(notebook)
+    )
+    assert in_no_cell(path.stem, read_page(path), cells) == []
 
 
 def test_every_page_is_in_the_table_of_contents():
@@ -230,3 +239,10 @@ def test_a_measured_number_is_found(text):
 def test_numbers_without_a_unit_and_in_code_are_no_measurements():
     assert unexplained("no page", "2 workers make 800 steps; `sleep(3)` 3 `s`; $20 ms$; the 3 sets; port 2222") == []
     assert unexplained("in_graph", "a limit of 30 seconds") == ["numbers.py lists '100 times', which isn't there"]
+
+
+def test_a_large_number_that_no_cell_holds_is_found():
+    assert in_no_cell("no page", "all but 484 of 79,510", "print(79_510)") == [
+        "484 is in no cell: which of the two is right?"
+    ]
+    assert in_no_cell("no page", "2 workers, 99 steps, [A (2016)](references.md#a-2016), `500`", "") == []

@@ -38,6 +38,7 @@ def test_the_waits_of_tensorflow_are_its_defaults():
     manager = default(tf.train.SessionManager.__init__, "recovery_wait_secs")
     assert waits("a worker in `MonitoredTrainingSession`") == [default(session, "max_wait_secs"), manager]
     assert waits("`Supervisor.stop()`") == [default(supervisor.__init__, "stop_grace_secs")]
+    assert waits("the end of a `MonitoredTrainingSession`") == [default(session, "stop_grace_period_secs")]
 
 
 def test_the_waits_of_the_package_are_its_defaults():

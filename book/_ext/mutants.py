@@ -21,7 +21,7 @@ import nbformat
 from nbclient import NotebookClient
 
 from book._ext.kernels import ENVIRONMENT, TIMEOUT, encrypt_connections
-from book._ext.outputs import compared, is_ignored
+from book._ext.outputs import compared, is_ignored, syntax
 
 ROOT = Path(__file__).resolve().parents[2]
 PURE = {"numpy", "pandas", "math", "collections", "itertools", "statistics", "re", "json", "functools", "fractions"}
@@ -33,10 +33,7 @@ CALCULATED = "arithmetic, of what no run has given"
 
 def statements(source):
     """The statements of a cell that runs in the notebook; none of one that runs elsewhere."""
-    lines = source.splitlines()
-    if lines and lines[0].lstrip().startswith("%%"):
-        return []
-    return ast.parse("\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in lines)).body
+    return [] if source.lstrip().startswith("%%") else syntax(source).body
 
 
 def changed_and_used(statement):

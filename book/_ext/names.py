@@ -7,6 +7,8 @@ from pathlib import Path
 
 import nbformat
 
+from book._ext.outputs import syntax
+
 # Options and methods that people look for by their own name.
 OTHERS = re.compile(
     r"\b(use_locking|container|allow_soft_placement|device_filters|log_device_placement|make_callable|partial_run"
@@ -22,9 +24,8 @@ MOST = 4  # sections for each name
 
 def used(source):
     """The names of TensorFlow that a cell uses, whole: ``tf.train.Server``, and options by their own names."""
-    code = "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines())
-    chains = set()
-    for node in ast.walk(ast.parse(code)):
+    tree, chains = syntax(source), set()
+    for node in ast.walk(tree):
         parts = []
         while isinstance(node, ast.Attribute):
             parts.append(node.attr)
@@ -32,7 +33,7 @@ def used(source):
         if parts and isinstance(node, ast.Name) and node.id == "tf":
             chains.add(".".join(["tf", *reversed(parts)]))
     whole = {name for name in chains if not any(other.startswith(f"{name}.") for other in chains)}
-    return {name for name in whole if not UNREMARKABLE.match(name)} | set(OTHERS.findall(code))
+    return {name for name in whole if not UNREMARKABLE.match(name)} | set(OTHERS.findall(source if tree.body else ""))
 
 
 def sections(folder):
@@ -46,7 +47,7 @@ def sections(folder):
                     if level == "#":
                         titles[path.name] = title
                     heading = title
-            elif not re.match(r"%%(?!px|time|capture)", cell.source):
+            else:
                 for name in used(cell.source):
                     found[name][path.name, heading] += 1
     index = {}

@@ -1,5 +1,6 @@
-"""What a page's checks compare: a cell's outputs as nbval sees them, and the claims among them."""
+"""What a page's checks look at: a cell's Python, its outputs as nbval sees them, and the claims among them."""
 
+import ast
 import re
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,14 @@ ANSI_CODE = re.compile(r"\x1b\[[0-9;]*m")
 def sanitizers():
     """``(pattern, replacement)`` of what nbval replaces on both sides before it compares."""
     return tuple(get_sanitize_patterns(SANITIZERS.read_text(encoding="utf-8")))
+
+
+def syntax(source):
+    """A cell's Python as a syntax tree, magics left out; an empty tree for another language."""
+    lines = source.splitlines()
+    if lines and re.match(r"%%(?!px|time|capture|timeit)", lines[0]):
+        return ast.parse("")
+    return ast.parse("\n".join("" if re.match(r"\s*[%!]", line) else line for line in lines))
 
 
 def compared(cell):

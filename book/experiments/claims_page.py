@@ -1,8 +1,9 @@
 """Write the scorecard's page, book/claims.md, from the stored results: ``python -m book.experiments.claims_page``."""
 
 import json
-import re
 import sys
+
+from mdit_py_plugins.anchors.index import slugify
 
 from book.experiments.blocks import FOLDER
 from book.experiments.scorecard import FILES, load_all, scorecard
@@ -36,8 +37,8 @@ SOMANY claims, SMALLEST. It says how sure the direction is, and not how large th
 
 
 def cited(source):
-    """A link to a source on the references page; its anchor is what Markdown makes of the heading."""
-    return f"[{source}](references.md#{re.sub(r'[^a-z0-9 -]', '', source.lower()).replace(' ', '-')})"
+    """A link to the heading of a source on the references page."""
+    return f"[{source}](references.md#{slugify(source)})"
 
 
 def page(rows, environments):

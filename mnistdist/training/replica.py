@@ -3,7 +3,7 @@
 import contextlib
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -94,7 +94,7 @@ def replica_graph(place, worker, *, build_graph, task_index, seed, container):
 
 
 def _require_graph(model):
-    missing = [name for name in Graph.__dataclass_fields__ if not isinstance(getattr(model, name, None), tf.Tensor)]
+    missing = [field.name for field in fields(Graph) if not isinstance(getattr(model, field.name, None), tf.Tensor)]
     if missing:
         got = f"a {type(model).__name__} without a tensor as {', '.join(missing)}"
         raise ValueError(f"build_graph: expected a Graph of tensors, got {got}")

@@ -9,6 +9,7 @@ import re
 import socket
 from pathlib import Path
 
+from book._ext import outputs
 from book._ext.outputs import compared, false_claims, is_ignored
 
 ROOT = Path(__file__).parents[2]
@@ -39,11 +40,8 @@ def is_px(cell):
 
 
 def syntax(cell):
-    """The cell's Python as a syntax tree, magics left out; an empty tree for another language."""
-    lines = cell.source.splitlines()
-    if lines and re.match(r"%%(?!px|time|capture|timeit)", lines[0]):
-        return ast.parse("")
-    return ast.parse("\n".join("" if re.match(r"\s*[%!]", line) else line for line in lines))
+    """The cell's Python as a syntax tree."""
+    return outputs.syntax(cell.source)
 
 
 def printed(output):

@@ -21,7 +21,7 @@ each of which imports only what stands above it, or before it in its line:
         round_runner  session         the chief's part in rounds; sessions that are waited for
         shared_model  worker          the variables that a training leaves; run_worker and the loop
         progress  calls  client       a bar; a function run in all workers; train
-    flags  distributed                the classic program, one task of a cluster: its flags; what it does
+    flags  resolver  distributed      the classic program, one task of a cluster: its flags; who it is; what it does
     launcher  cli                     `mnistdist run`: the tasks that it starts; its arguments
 """
 

@@ -6,11 +6,12 @@ Start one process for each task. All get the same addresses, and each gets its o
     python -m mnistdist.distributed --job_name=worker --task_index=0
     python -m mnistdist.distributed --job_name=worker --task_index=1
 
-`mnistdist run` starts all of them on this machine.
+`mnistdist run` starts all of them on this machine. Under Slurm's srun, and where TF_CONFIG is set, no flags are needed.
 """
 
 import contextlib
 import functools
+import importlib
 import logging
 import math
 import os
@@ -24,6 +25,7 @@ from mnistdist._output import guarded, say
 from mnistdist.cluster import pinning
 from mnistdist.cluster.network import BUSY, parse_address, wait_for_address, why_no_port, without_proxies
 from mnistdist.flags import UsageError, check, describe, difference, parse, shared
+from mnistdist.resolver import from_environment
 from mnistdist.training.logdir import prepare
 
 # Flags that are arguments of run_worker of the same name.
@@ -45,9 +47,21 @@ def _main(argv):
         _read_data(flags)
         say(f"The data is in {flags.data_dir}")
     else:
+        identify(flags, os.environ)
         spec = check(flags)
         (_serve if flags.job_name == "ps" else _work)(flags, spec)
     return 0
+
+
+def identify(flags, environ):
+    """Sets the flags that say who this task is from the environment, if ``--job_name`` is not given."""
+    try:
+        found = {} if flags.job_name else from_environment(environ)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    for name, value in found.items():
+        if not flags[name].present:
+            flags[name].value = value
 
 
 def run():
@@ -122,7 +136,7 @@ def _work(flags, spec):
     options = {name: flags[name].value for name in SAME}
     options |= dict.fromkeys(("wait_timeout", "step_timeout"), flags.wait_timeout)
     options |= {"steps": flags.train_steps, "sync": flags.sync_replicas, "device": device, "data": data}
-    build_graph = functools.partial(build_model, flags.hidden_units)
+    build_graph = _model(flags) if flags.model else functools.partial(build_model, flags.hidden_units)
     with presence:
         result = run_worker(server.target, spec, index, build_graph=build_graph, on_step=on_step, say=say, **options)
         presence.finish()
@@ -138,6 +152,18 @@ def _wait_for_ps(seconds, on_wait, limit, spec):
         wait_for_ps(spec, seconds, on_wait, limit=limit)
     except TimeoutError as error:
         raise TimeoutError(f"{error}: is it running, and is its address in --ps_hosts right?") from None
+
+
+def _model(flags):
+    """The function that --model names."""
+    module, _, name = flags.model.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"--model: {error}: is the folder of {module} in PYTHONPATH?") from None
+    if not callable(found):
+        raise UsageError(f"--model: expected a function, got {found!r}")
+    return found
 
 
 def _existing_server(flags, spec):

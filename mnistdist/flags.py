@@ -1,5 +1,7 @@
 """The flags of the program, and the checks of their values, before TensorFlow is imported."""
 
+import re
+
 from mnistdist import _check
 from mnistdist.cluster.network import parse_address
 from mnistdist.training.spec import TrainSpec as Spec
@@ -25,6 +27,7 @@ FLAGS = (
     ("integer", "seed", None, "Makes the initial weights and each worker's order of batches repeatable."),
     ("string", "logdir", None, "Where worker 0 keeps checkpoints; all workers need it to survive a lost ps."),
     ("integer", "save_steps", Spec.save_steps, "How many global steps lie between two checkpoints, with logdir."),
+    ("string", "model", None, "Your own build_graph, package.module:function, in place of the classic network."),
     ("string", "design", Spec.design, "fast, or listing, which feeds one batch for each step."),
     ("integer", "log_every", 100, "Print one of this many steps."),
     ("float", "wait_timeout", Spec.step_timeout, "Seconds to wait for a ps, worker 0 or a step; a ps: 10 times that."),
@@ -156,6 +159,8 @@ def check(flags):
         check_rounds(flags.sync_replicas, flags.replicas_to_aggregate, "--replicas_to_aggregate", "--sync_replicas")
     except ValueError as error:
         raise UsageError(str(error)) from None
+    if flags.model is not None and not re.fullmatch(r"\w+(\.\w+)*:\w+", flags.model):
+        raise UsageError(f"--model: expected package.module:function, got {flags.model!r}")
     if flags.job_name == "ps" and flags.existing_servers:
         raise UsageError("--existing_servers: if the ps runs already, there is none to start; it is for workers")
     return spec

@@ -56,6 +56,7 @@ def test_help_and_version_know_every_flag():
             "--batch_size: expected an int of 1 or more, got 0",
         ),
         (["--job_name=worker", "--task_index=0", "--train_steps=many"], "train_steps"),
+        (["--job_name=worker", "--task_index=0", "--model=net.py"], "--model: expected package.module:function, got"),
         (["--no_such_flag=1"], "no_such_flag"),
     ],
 )
@@ -169,6 +170,7 @@ OTHER = {  # a flag of worker 1, and what is said of it beside worker 0's
     "--train_steps=7": "--train_steps is 7 here and 200 there",
     "--seed=1": "--seed is 1 here and not given there",
     "--save_steps=7": "--save_steps is 7 here and 1000 there",
+    "--model=mine:net": "--model is mine:net here and not given there",
     "--logdir=nowhere": "--logdir is nowhere here and not given there",
     "--ps_hosts=127.0.0.1:2222,127.0.0.1:2230": f"--ps_hosts is {PS},127.0.0.1:2230 here and {PS} there",
     "--worker_hosts=127.0.0.1:2223,127.0.0.1:2224,127.0.0.1:2225": f"2224,127.0.0.1:2225 here and {WORKERS} there",

@@ -22,7 +22,7 @@ LAYERS = """
     training.designs.__init__
     training.logdir training.checkpoints training.round_runner training.session
     training.shared_model training.worker training.progress training.calls training.client
-    flags distributed launcher cli __main__
+    flags resolver distributed launcher cli __main__
 """
 
 

@@ -112,6 +112,7 @@ def _work(flags, spec):
     from mnistdist.training.heartbeat import Presence
     from mnistdist.training.worker import run_worker
 
+    build_graph = _model(flags) if flags.model else functools.partial(build_model, flags.hidden_units)
     said = -math.inf
 
     def on_wait(what, address, seconds_left):
@@ -136,7 +137,6 @@ def _work(flags, spec):
     options = {name: flags[name].value for name in SAME}
     options |= dict.fromkeys(("wait_timeout", "step_timeout"), flags.wait_timeout)
     options |= {"steps": flags.train_steps, "sync": flags.sync_replicas, "device": device, "data": data}
-    build_graph = _model(flags) if flags.model else functools.partial(build_model, flags.hidden_units)
     with presence:
         result = run_worker(server.target, spec, index, build_graph=build_graph, on_step=on_step, say=say, **options)
         presence.finish()

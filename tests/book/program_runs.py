@@ -1,6 +1,6 @@
 """Three tasks of one of the book's programs at the classic text's addresses, in a network of this process's own.
 
-    python program_runs.py FOLDER PROGRAM [--flag=value ...] -- [STEP:TASK ...]
+    python -m tests.book.program_runs FOLDER PROGRAM [--flag=value ...] -- [STEP:TASK ...]
 
 When worker 0's global step has passed STEP, TASK (ps:0, worker:0, worker:1) is killed and started again; -TASK is not
 started again, and is not there from the beginning if STEP is 0. Prints the exit status of each task as JSON; its lines

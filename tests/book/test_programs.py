@@ -10,7 +10,8 @@ import pytest
 
 from mnistdist.cluster.network import private_network_available
 
-PROGRAMS = Path(__file__).parents[2] / "book" / "programs"
+ROOT = Path(__file__).parents[2]
+PROGRAMS = ROOT / "book" / "programs"
 BOTH = pytest.mark.parametrize("program", ["distributed.py", "distributed_monitored.py"])
 
 
@@ -18,9 +19,16 @@ def run(folder, program, *words):
     """The exit status of each task, and what each has printed."""
     if not private_network_available():
         pytest.skip("this system allows no network namespaces, and servers would be open to all")
-    script = Path(__file__).with_name("program_runs.py")
-    command = [sys.executable, script, folder, PROGRAMS / program, f"--data_dir={folder}/data", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    command = [
+        sys.executable,
+        "-m",
+        "tests.book.program_runs",
+        folder,
+        PROGRAMS / program,
+        f"--data_dir={folder}/data",
+        *words,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=ROOT)
     logs = {path.name: path.read_text() for path in folder.iterdir() if ":" in path.name}
     assert done.returncode == 0, (done.stderr, logs)
     return json.loads(done.stdout), logs

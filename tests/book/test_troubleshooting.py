@@ -62,6 +62,28 @@ def program(monkeypatch, capsys, *argv):
     return capsys.readouterr().err
 
 
+def of_model(name):
+    """What is wrong with a value of --model."""
+
+    def produce(**_):
+        with pytest.raises(UsageError) as caught:
+            distributed._model(SimpleNamespace(model=name))
+        return str(caught.value)
+
+    return produce
+
+
+def of_environment(**environ):
+    """What is wrong with variables that a scheduler has set."""
+
+    def produce(**_):
+        with pytest.raises(UsageError) as caught:
+            distributed.identify(parse([]), environ)
+        return str(caught.value)
+
+    return produce
+
+
 def of_launcher(*argv):
     def produce(monkeypatch, capsys, **_):
         monkeypatch.setattr(network, "private_network_available", lambda: False)
@@ -387,6 +409,11 @@ DIRECT = {
         "--job_name=ps"
     ),
     "--job_name: expected 'ps' or 'worker', got …": lambda **_: usage("--job_name=chief", "--task_index=0"),
+    "--model: expected package.module:function, got …": worker("--model=net.py"),
+    "--model: …: is the folder of … in PYTHONPATH?": of_model("mnistdist.no_such_module:net"),
+    "--model: expected a function, got …": of_model("mnistdist:__version__"),
+    "TF_CONFIG: …": of_environment(TF_CONFIG="[]"),
+    "SLURM_… …": of_environment(SLURM_PROCID="0", SLURM_STEP_NUM_TASKS="3"),
     "--task_index: there is no … task …: --…_hosts names …, from 0 to …": worker("--task_index=7"),
     "--…: … is in --… already; each task has one of its own": worker("--worker_hosts=h:1,h:1"),
     "…: expected an int of … or more, got …": worker("--batch_size=0"),

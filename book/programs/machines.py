@@ -77,8 +77,10 @@ class Machines:
         here = [each for each in here if each.startswith("/tmp/")]
         enter = ["unshare", "--uts", "--mount", "sh", "-c", ENTER]
         enter += [str(machine), str(own), *here, "--"]
-        netns = ["ip", "netns", "exec", str(machine)]
-        return [*self._enter, *netns, *enter, *map(str, words)]
+        # To kill the process that enters is to kill what has entered.
+        inside = ["setpriv", "--pdeathsig=KILL"]
+        inside += ["ip", "netns", "exec", str(machine), *enter]
+        return [*self._enter, *inside, *map(str, words)]
 
     def run(self, machine, *words):
         """Runs a command on a machine to its end; returns what it prints."""

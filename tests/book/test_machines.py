@@ -65,6 +65,14 @@ def test_each_has_a_name_an_address_and_a_tmp_of_its_own(machines):
     assert grown[0][0] < 1000
 
 
+def test_a_program_that_is_killed_has_ended(machines):
+    process = machines.start(2, "sh", "-c", "echo begun; exec sleep 1000")
+    assert process.stdout.readline() == "begun\n"
+    process.kill()
+    process.communicate()
+    wait_until(lambda: "sleep" not in machines.run(2, "ps", "-ax", "-o", "comm"), 5, "the end of what was killed")
+
+
 @pytest.mark.parametrize("end", ["exit", "kill"])
 def test_all_ends_with_the_process_that_has_made_them(machines, end):
     del machines  # it has said whether the system allows them

@@ -22,12 +22,11 @@ flags.DEFINE_integer("replicas_to_aggregate", None, "Gradients in a round")
 flags.DEFINE_list("ps_hosts", "192.168.233.201:2222", "host:port,...")
 WORKERS = "192.168.233.202:2223,192.168.233.203:2224"
 flags.DEFINE_list("worker_hosts", WORKERS, "host:port,...")
-flags.DEFINE_enum("job_name", None, ["ps", "worker"], "Job of this task")
-flags.DEFINE_integer("task_index", None, "Its number in the job, from 0")
+flags.DEFINE_enum("job_name", None, ["ps", "worker"], "Job", required=True)
+flags.DEFINE_integer("task_index", None, "Task of the job", required=True)
 flags.DEFINE_string("train_dir", None, "Folder for checkpoints, if any")
 flags.DEFINE_integer("save_steps", 1000, "Global steps between checkpoints")
 flags.DEFINE_integer("timeout", 60, "Seconds that a task waits for another")
-flags.mark_flags_as_required(["job_name", "task_index"])
 
 
 def main(words):
@@ -128,7 +127,8 @@ def work(server, config):
     feed = {x: mnist.validation.images, y_: mnist.validation.labels}
     step, val = sess.run([global_step, cross_entropy], feed, limit)
     print(f"After {step} training step(s), validation cross entropy = {val:g}")
-    sess.run(finish, options=limit)
+    with contextlib.suppress(tf.errors.UnavailableError):  # it has heard all
+        sess.run(finish, options=limit)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,10 @@ ALLOWED = {
         "for 4 seconds": SETTING,
     },
     "synchronous": {"sleeps for 40 milliseconds": SETTING},
+    "three_machines": {
+        "100 steps a second": "given by a question",
+        "million bits a second": "given by a question",
+    },
     "when_it_goes_wrong": {
         "every 30 seconds": DEFAULT,
         "at 0 s": SETTING,
@@ -118,6 +122,7 @@ KNOWN = {
     "placement": {"444": "the bytes of both biases: (100 + 10) * 4 and the step's 4", "392": "784 / 2"},
     "program": {"299": "300 - 1", "600": "300 rounds of two batches", "5,000": "the size of the validation set"},
     "quickstart": {"70,000": "MNIST's images", "192.168": "an address"},
+    "three_machines": {"1,000,000": "the default of the program's train_steps"},
     "synchronous": {"4,000": "20 rounds of two batches of 100"},
 }
 

@@ -4,7 +4,9 @@ A notebook is executed. After each cell that is checked, what its lines rest on 
 statements that lead to it, back to the *roots*, which are what a run, a cluster or a file has given. Then the cell runs
 again, each time in a copy of the kernel's process, with one root emptied, shuffled, swapped or otherwise wrong. A line
 that says the same whatever is wrong checks nothing. A line that notices a wrong root, but not that it is empty, holds
-of nothing.
+of nothing. Then its code is made wrong, see ``code_mutants.py``: a comparison that may be turned without a line of the
+notebook noticing, a bound that its label doesn't name and that may be ten times tighter, and a filter that lets nothing
+through are reported, too.
 """
 
 import argparse
@@ -20,11 +22,14 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+from book._ext.code_mutants import Code, counted
 from book._ext.kernels import ENVIRONMENT, TIMEOUT, encrypt_connections
 from book._ext.outputs import compared, is_ignored, syntax
 
 ROOT = Path(__file__).resolve().parents[2]
 PURE = {"numpy", "pandas", "math", "collections", "itertools", "statistics", "re", "json", "functools", "fractions"}
+PURE |= {"pathlib", "csv"}  # reading a file again does no harm
+WRITING = {"write_text", "write_bytes", "mkdir", "unlink", "rename", "touch", "rmdir", "dump", "save", "savefig"}
 CHANGING = {"append", "extend", "update", "add", "pop", "sort", "setdefault", "insert", "remove"}
 IN_TASKS, SOURCE = "printed in the tasks", "source of the package"
 NO_DATA, NOT_ALONE = "no data of a run behind it", "can't run in a copy of the process"
@@ -57,6 +62,8 @@ def changed_and_used(statement):
             target = node.value
         if isinstance(target, ast.Name):
             changed.add(target.id)
+    if isinstance(statement, ast.FunctionDef):
+        return {statement.name}, used - own - changed
     return changed - own, used - own
 
 
@@ -81,7 +88,9 @@ class Notebook:
             else:
                 heads = {_head(node.func) for node in ast.walk(statement) if isinstance(node, ast.Call)}
                 heads |= {_head(node) for node in ast.walk(statement) if isinstance(node, ast.Subscript)}
-                pure = not heads & self._opaque and not isinstance(statement, (ast.With, ast.Try))
+                heads |= {"open" for node in ast.walk(statement) if getattr(node, "attr", "") in WRITING}
+                pure = not heads & self._opaque and not isinstance(statement, (ast.With, ast.Try, ast.ClassDef))
+                pure = pure and not getattr(statement, "decorator_list", ())
             if not pure and (isinstance(statement, DEFINING) or _makes_cluster(statement)):
                 self._opaque |= changed
             self._known.append((statement, changed, used, pure))
@@ -98,11 +107,11 @@ class Notebook:
         for number, (statement, changed, used, pure) in reversed(list(enumerate(self._known))):
             if not ((number >= own and isinstance(statement, (ast.Expr, ast.For, ast.If))) or changed & needed):
                 continue
-            if isinstance(statement, DEFINING):
+            if isinstance(statement, DEFINING) and not (pure and isinstance(statement, ast.FunctionDef)):
                 needed -= changed  # it is there, and no data
             elif pure and not changed & roots:
                 taken.append(statement)
-                if isinstance(statement, ast.Assign):
+                if isinstance(statement, (ast.Assign, ast.FunctionDef)):
                     needed -= changed
                 needed |= used
             else:
@@ -128,7 +137,7 @@ def _makes_cluster(statement):
 
 def judge(answer, printed):
     """``(counts of lines, complaints)`` from what a cell ``printed`` and said with right and with wrong data."""
-    if answer["right"] != [printed, ""]:
+    if not answer["right"] or answer["right"][:2] != [printed, ""]:
         return {NOT_ALONE: None}, []
     if not answer["roots"] and not answer["names"]:
         return {NO_DATA: None}, []
@@ -164,7 +173,7 @@ class Examiner(NotebookClient):
 
     def __init__(self, notebook, **options):
         super().__init__(notebook, **options)
-        self.seen, self.found, self.left, self.counts = Notebook(), [], [], Counter()
+        self.seen, self.code, self.found, self.left, self.counts = Notebook(), Code(), [], [], Counter()
 
     async def async_execute_cell(self, cell, cell_index, *args, **kwargs):
         await super().async_execute_cell(cell, cell_index, *args, **kwargs)
@@ -180,17 +189,31 @@ class Examiner(NotebookClient):
             await self._examine(cell, cell_index, lines)
         return cell
 
-    async def _examine(self, cell, index, lines):
-        arguments = ", ".join(map(repr, self.seen.leading_to(cell.source)))
+    async def _ask(self, function, *arguments):
+        """What a function of ``forked.py`` returns in the kernel."""
         load = f"import runpy as _r; _f = _r.run_path({str(Path(__file__).with_name('forked.py'))!r})"
-        ask = {"answer": f"_f['examine']({arguments}, globals())"}
         reply = await self.kc.execute_interactive(
-            load, store_history=False, silent=True, user_expressions=ask, timeout=300, output_hook=lambda message: None
+            load,
+            store_history=False,
+            silent=True,
+            user_expressions={"answer": f"_f[{function!r}]({', '.join([*map(repr, arguments), 'globals()'])})"},
+            timeout=900,
+            output_hook=lambda message: None,
         )
         said = reply["content"].get("user_expressions", {}).get("answer", {})
-        text = ast.literal_eval(said["data"]["text/plain"]) if "data" in said else '{"right": null}'
+        return json.loads(ast.literal_eval(said["data"]["text/plain"]) if "data" in said else '{"right": null}')
+
+    async def _examine(self, cell, index, lines):
+        lead, roots, program, names = self.seen.leading_to(cell.source)
+        texts = []
+        watched = counted(lead, texts), counted(program, texts)
+        tried = list(self.code.wrong(lead, program, await self._ask("kinds")))
+        edits = [edit[2:] for edit in tried]
+        answer = await self._ask("examine", lead, roots, program, names, watched, edits)
         printed = "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
-        counts, complaints = judge(json.loads(text), printed.splitlines())
+        counts, complaints = judge(answer, printed.splitlines())
+        if NOT_ALONE not in counts:
+            self.code.take(index, tried, answer, cell.source, texts)
         for why, number in counts.items():
             self.counts[why] += lines if number is None else number
             if why != "reached":
@@ -204,6 +227,7 @@ def examine(path):
     resources = {"metadata": {"path": str(path.parent)}}
     client = Examiner(notebook, timeout=TIMEOUT, kernel_name="python3", resources=resources)
     client.execute(env={**os.environ, **ENVIRONMENT})
+    client.found += client.code.found()
     return client
 
 

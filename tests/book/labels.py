@@ -7,27 +7,10 @@ name of the label is not that of another value of the same kind; and two labels 
 
 import ast
 import builtins
-import math
 import re
 
-from book._ext.outputs import syntax
+from book._ext.outputs import NUMBER, same, stated, syntax
 
-WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
-WORDS |= {
-    "eleven": 11,
-    "twelve": 12,
-    "fifteen": 15,
-    "sixteen": 16,
-    "twenty": 20,
-    "thirty": 30,
-    "forty": 40,
-    "fifty": 50,
-    "tenfold": 10,
-}
-WORDS |= {"half": 0.5, "third": 1 / 3, "quarter": 0.25, "fifth": 0.2, "tenth": 0.1, "hundredth": 0.01}
-WORDS |= {"twice": 2, "thousandth": 0.001, "hundred": 100}
-DIGITS = r"\d[\d,]*(?:\.\d+)?"
-NUMBER = re.compile(rf"(?<![\w.])(?:({DIGITS})(?: (?:of|in) ({DIGITS})|/({DIGITS})|(%))?|({'|'.join(WORDS)}))(?!\w)")
 # Which way a word compares, with a number after it or, for the first of each pair, without one too.
 LESS = r"less|fewer|lower|smaller|shorter|sooner", r"at most|below|under|within|up to"
 MORE = r"more|greater|larger|longer|higher|later", r"at least|above|over"
@@ -106,16 +89,6 @@ def compares(*nodes):
     return any(isinstance(part, ast.Compare) for node in nodes for part in ast.walk(node))
 
 
-def stated(text):
-    """The numbers that a text names: of "3 of 4" the part and the 3."""
-    found = set()
-    for digits, of, by, percent, word in NUMBER.findall(text):
-        value = WORDS[word] if word else float(digits.replace(",", ""))
-        whole = float((of or by or ("100" if percent else "1")).replace(",", ""))
-        found.add((value,) if whole == 1 else (value / whole, *([value] if of else [])))
-    return found
-
-
 def constants(*nodes):
     """Numbers in these expressions, in strings too, and what arithmetic of numbers alone gives."""
     found = set()
@@ -128,16 +101,6 @@ def constants(*nodes):
             except (TypeError, ValueError, ArithmeticError):
                 continue
     return found
-
-
-def same(numbers, others, more=()):
-    """Whether one of the numbers, alone or with one ``more`` added, is one of the others, said in a usual way."""
-    for number in numbers:
-        ways = [number, number and 1 / number, number / 100, *(number + another for another in more)]
-        ways += [1 - number, 1 + number] if number < 1 else []
-        if any(math.isclose(way, other, rel_tol=1e-6, abs_tol=1e-12) for way in ways for other in others):
-            return True
-    return False
 
 
 def comparisons(nodes, subject):

@@ -44,7 +44,7 @@ ALLOWED = {
         PRINTS + "thrown away, 3 of 4: between 15% and 35%: True": ["about a quarter of all gradients"],
         PRINTS + "5 workers, replicas_to_aggregate=4: 51 of 83": ["save more than a third"],
     },
-    "between_graph": {DEFAULT: ["begins half a minute late"]},
+    "between_graph": {DEFAULT: ["begins half a minute late"], COUNT: ["The same graph, twice"]},
     "clusters": {
         COUNT: ["six times each"],
         SETTING: ["ready two seconds after", "are more than half of the bytes"],

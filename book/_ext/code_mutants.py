@@ -10,12 +10,15 @@ from collections import Counter
 
 from book._ext.outputs import same, stated, syntax
 
-TURNED = {ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Eq: ast.NotEq, ast.In: ast.NotIn, ast.Is: ast.IsNot}
+TURNED = {ast.Lt: ast.GtE, ast.LtE: ast.Gt, ast.Eq: ast.NotEq, ast.In: ast.NotIn, ast.Is: ast.IsNot}
 TURNED |= {turned: op for op, turned in TURNED.items()}
 LESS, MORE = (ast.Lt, ast.LtE), (ast.Gt, ast.GtE)
 READING = {"read_text", "read_bytes", "read_csv", "load", "loads", "getoutput", "check_output"}
+READING |= {"glob", "iterdir", "exists", "is_file", "stat"}
 TIGHTER = "ten times tighter"
 TWINS = 3  # other names to try for each
+FILTER = "in a filter, "
+ROUNDING = 1e-4  # a smaller bound is a tolerance for it
 
 
 def _named(call):
@@ -27,7 +30,7 @@ def _factor(side, tighter):
     if isinstance(side, ast.BinOp) and isinstance(side.op, (ast.Mult, ast.Div)):
         divided = isinstance(side.op, ast.Div)
         return _factor(side.left, tighter) or _factor(side.right, not tighter if divided else tighter)
-    if isinstance(side, ast.Constant) and type(side.value) in (int, float) and side.value > 0:
+    if isinstance(side, ast.Constant) and type(side.value) in (int, float) and side.value > ROUNDING:
         return [(side, side.value / 10 if tighter else side.value * 10)]
     return []
 
@@ -53,12 +56,15 @@ def _changes(node, claim, twins):
             ops = [*node.ops]
             ops[number] = TURNED[type(op)]()
             turned = ast.unparse(ast.Compare(node.left, ops, node.comparators))
-            yield f"{text}: turned to {turned}", lambda ops=ops: put(node, "ops", ops)
+            yield f"{text}: {'' if claim else FILTER}turned to {turned}", lambda ops=ops: put(node, "ops", ops)
         for constant, value in _bounds(node) if claim else ():
             yield f"{text}: {constant.value} {TIGHTER}", lambda c=constant, v=value: put(c, "value", v)
         for side in [node.left, *node.comparators]:
             if isinstance(side, ast.Constant) and isinstance(side.value, str):
-                yield f"{text}: another text", lambda side=side: put(side, "value", "no such text")
+                yield (
+                    f"{text}: {'' if claim else FILTER}another text",
+                    lambda side=side: put(side, "value", "no such text"),
+                )
     elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
         for other in twins.get(node.id, ())[:TWINS]:
             yield f"{node.id}: {other} in its place", lambda other=other: put(node, "id", other)
@@ -139,44 +145,49 @@ class Code:
     """What a notebook's cells so far have noticed of wrong code, and what they select."""
 
     def __init__(self):
-        self._tried, self._noticed, self._selected, self.like = {}, set(), Counter(), []
+        self._tried, self._noticed, self._selected, self._told, self.like = {}, set(), Counter(), [], []
 
-    def wrong(self, lead, program, kinds):
-        """``(statement, what is wrong, lead, program)`` of each edit that no cell has noticed yet."""
-        names = {node.id for node in ast.walk(ast.parse(f"{lead}\n{program}")) if isinstance(node, ast.Name)}
+    def wrong(self, source, lead, program, kinds):
+        """``(statement, what is wrong, lead, program)`` of each edit for a cell's source that no cell has noticed yet.
+
+        ``kinds`` has the types of the notebook's names.
+        """
+        strings = [node.value for node in ast.walk(syntax(source)) if isinstance(node, ast.Constant)]
+        self._label = " ".join(string for string in strings if isinstance(string, str))
+        self._used = {node.id for node in ast.walk(ast.parse(f"{lead}\n{program}")) if isinstance(node, ast.Name)}
+        kinds = dict(sorted(kinds.items(), key=lambda kind: not self._says(kind[0])))
         twins = {name: [other for other in kinds if other != name and kinds[other] == kinds[name]] for name in kinds}
-        for statement, what, source in edits(lead):
+        for statement, what, text in edits(lead):
             if TIGHTER not in what and (statement, what) not in self._noticed:
-                yield statement, what, source, program
-        for statement, what, source in edits(program, {name: twins[name] for name in names & set(twins)}):
-            yield statement, what, lead, source
+                yield statement, what, text, program
+        for statement, what, text in edits(program, {name: twins[name] for name in self._used & set(twins)}):
+            yield statement, what, lead, text
 
-    def take(self, index, tried, answer, source, texts):
-        """Note what a cell has said with each edit that was tried, and what it has selected."""
-        labels = [part.value for part in ast.walk(syntax(source)) if isinstance(part, ast.Constant)]
-        labels = " ".join(label for label in labels if isinstance(label, str))
-        bounds = {number for numbers in stated(labels) for number in numbers}
+    def _says(self, name):
+        return re.search(rf"\b{name}\b", self._label)
+
+    def take(self, index, tried, answer, texts):
+        """Note what the cell has said with each edit that was tried, and what it has selected."""
+        bounds = {number for numbers in stated(self._label) for number in numbers}
         for (statement, what, *_), said in zip(tried, answer["edits"], strict=True):
-            mild = what.endswith(" in its place") or TIGHTER in what
-            if said and said[:2] == answer["right"][:2]:
-                if TIGHTER in what and same([float(what.rpartition(": ")[2].split()[0])], bounds):
-                    continue
-                self._tried.setdefault((statement, what), (index, labels))
-            elif not mild or (said and not said[1]):
+            alike = said and said[:2] == answer["right"][:2]
+            other = re.match(r"(\w+): (\w+) in its place", what)
+            if other and self._says(other[2]) and other[2] not in self._used:
+                self._told.append(f"cell {index}: a label says {other[2]!r}, and the cell uses {other[1]!r}")
+            elif not alike:
                 self._noticed.add((statement, what))
-        for number, (tested, passed) in ((answer["counted"] or [0, 0, {}])[2] or {}).items():
-            if number.isdigit():
-                self._selected[texts[int(number)]] += passed
-                self._selected.setdefault(texts[int(number)], tested)
+            elif not (TIGHTER in what and same([float(what.split()[-4])], bounds)):
+                self._tried.setdefault((statement, what), f"cell {index}: {what}: no line notices")
+        for number, (_, passed) in (answer["counted"] or [0, 0, {}])[2].get("passed", {}).items():
+            self._selected[texts[int(number)]] += passed
 
     def found(self):
-        """Complaints about edits that no line noticed and about filters that let nothing through."""
-        for (statement, what), (index, labels) in self._tried.items():
-            if (statement, what) in self._noticed:
-                continue
-            other = re.match(r"\w+: (\w+) in its place", what)
-            if other and not re.search(rf"\b{other[1]}\b", labels):
-                self.like.append(f"cell {index}: {what}: the same is said")
-            else:
-                yield f"cell {index}: {what}: no line notices"
+        """Complaints about edits that no line noticed and about filters that let nothing through.
+
+        That a claim holds also of what a filter leaves out, or of another run, is no fault: ``like`` has these.
+        """
+        unnoticed = [(edit[1], said) for edit, said in self._tried.items() if edit not in self._noticed]
+        self.like = [complaint for what, complaint in unnoticed if FILTER in what or what.endswith("in its place")]
+        yield from (complaint for _, complaint in unnoticed if complaint not in self.like)
+        yield from dict.fromkeys(self._told)
         yield from (f"nothing is selected by {text}" for text, passed in self._selected.items() if not passed)

@@ -96,16 +96,19 @@ def kinds(namespace):
 
 def _passed(noted, number, answer):
     """Note whether a filter's condition holds of an element."""
-    tested, passed = noted.get(number, [0, 0])
-    noted[number] = [tested + 1, passed + bool(answer)]
+    _count(noted, number, 1, bool(answer))
     return answer
+
+
+def _count(noted, number, more, of_them):
+    tested, passed = noted.setdefault("passed", {}).get(number, (0, 0))
+    noted["passed"][number] = tested + more, passed + of_them
 
 
 def _mask(noted, number, index):
     """Note of how many elements a mask holds; an index of another kind is no filter."""
     if str(getattr(index, "dtype", "")) == "bool" and getattr(index, "ndim", 0):
-        tested, passed = noted.get(number, [0, 0])
-        noted[number] = [tested + index.size, passed + int(index.sum())]
+        _count(noted, number, index.size, int(index.sum()))
     return index
 
 
@@ -118,12 +121,14 @@ def _kept(noted, number, part):
 
 def _read(noted, reading, number, value):
     """What was read; or, of the place that is asked for, the wrong value that is."""
+    if hasattr(value, "__next__"):  # a folder's files, one after the other
+        value = list(value)
     wrong = list(itertools.islice(wrong_parts("what is read", value), MOST_READ))
     noted.setdefault("read", {})[number] = len(wrong)
     if reading is None or reading[0] != number:
         return value
     what, done, bad = wrong[reading[1]]
-    noted["done"] = [what, done]
+    noted["done"] = [f"{what} (place {number})", done]
     return bad
 
 

@@ -24,6 +24,7 @@ from nbclient import NotebookClient
 
 from book._ext.code_mutants import Code, counted
 from book._ext.kernels import ENVIRONMENT, TIMEOUT, encrypt_connections
+from book._ext.known import unexplained, unused
 from book._ext.outputs import compared, is_ignored, syntax
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,6 +45,7 @@ def statements(source):
 def changed_and_used(statement):
     """The names that a statement binds or changes, and those that it uses; those of a loop of its own are neither."""
     changed, used, own = set(), set(), set()
+    alone = {id(node.value) for node in ast.walk(statement) if isinstance(node, ast.Expr)}
     for node in ast.walk(statement):
         if isinstance(node, ast.Name):
             (used if isinstance(node.ctx, ast.Load) else changed).add(node.id)
@@ -57,7 +59,8 @@ def changed_and_used(statement):
         if isinstance(node, (ast.comprehension, ast.For)):
             own |= {name.id for name in ast.walk(node.target) if isinstance(name, ast.Name)}
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CHANGING:
-            target = node.func.value
+            # numbers.sort() changes the numbers; np.sort(numbers) changes nothing
+            target = node.func.value if id(node) in alone or node.func.attr in ("pop", "setdefault") else None
         elif isinstance(node, (ast.Subscript, ast.Attribute)) and not isinstance(node.ctx, ast.Load):
             target = node.value
         if isinstance(target, ast.Name):
@@ -118,7 +121,12 @@ class Notebook:
                 roots |= changed & needed
                 needed -= changed
         inner = [statement for statement in taken if any(statement is known[0] for known in self._known[own:])]
-        names = set().union(*(changed_and_used(statement)[1] for statement in inner))
+        bound, names = set(), set()
+        for statement in reversed(inner):
+            changed, used = changed_and_used(statement)
+            names |= used - bound  # what the cell binds itself isn't what it uses
+            bound |= changed if isinstance(statement, (ast.Assign, ast.FunctionDef)) else set()
+            needed -= changed
         lead = [statement for statement in taken if statement not in inner]
         lead, program = (ast.unparse(ast.Module(part[::-1], [])) for part in (lead, inner))
         return lead, sorted((roots | needed) - BUILTIN), program, sorted(names - BUILTIN)
@@ -207,13 +215,13 @@ class Examiner(NotebookClient):
         lead, roots, program, names = self.seen.leading_to(cell.source)
         texts = []
         watched = counted(lead, texts), counted(program, texts)
-        tried = list(self.code.wrong(lead, program, await self._ask("kinds")))
+        tried = list(self.code.wrong(cell.source, lead, program, await self._ask("kinds")))
         edits = [edit[2:] for edit in tried]
         answer = await self._ask("examine", lead, roots, program, names, watched, edits)
         printed = "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
         counts, complaints = judge(answer, printed.splitlines())
         if NOT_ALONE not in counts:
-            self.code.take(index, tried, answer, cell.source, texts)
+            self.code.take(index, tried, answer, texts)
         for why, number in counts.items():
             self.counts[why] += lines if number is None else number
             if why != "reached":
@@ -235,13 +243,21 @@ def main(arguments=None):
     """Examine the notebooks named, or all; print what checks nothing and what was reached; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m book._ext.mutants", description=__doc__.splitlines()[0])
     parser.add_argument("notebooks", nargs="*", type=Path, help="default: book/*.ipynb")
+    parser.add_argument("--others", action="store_true", help="list what else each claim holds of")
+    options = parser.parse_args(arguments)
     encrypt_connections()
     total, status = Counter(), False
-    for path in parser.parse_args(arguments).notebooks or sorted((ROOT / "book").glob("*.ipynb")):
+    for path in options.notebooks or sorted((ROOT / "book").glob("*.ipynb")):
         examined = examine(path.resolve())
         total += examined.counts
-        print(f"{path.stem}: {dict(examined.counts)}", *examined.left, *examined.found, sep="\n    ", flush=True)
-        status |= bool(examined.found)
+        found = unexplained(path.stem, examined.found)
+        print(f"{path.stem}: {dict(examined.counts)}", *examined.left, *found, sep="\n    ", flush=True)
+        print(f"    claims that hold of others, too: {len(examined.code.like)}")
+        print(*(f"        {said}\n" for said in examined.code.like if options.others), sep="", end="")
+        print(
+            *(f"    known, and not found now: {said}\n" for said in unused(path.stem, examined.found)), sep="", end=""
+        )
+        status |= bool(found)
     print(f"all: {dict(total)}")
     return int(status)
 

@@ -176,7 +176,7 @@ class Code:
                 self._told.append(f"cell {index}: a label says {other[2]!r}, and the cell uses {other[1]!r}")
             elif not alike:
                 self._noticed.add((statement, what))
-            elif not (TIGHTER in what and same([float(what.split()[-4])], bounds)):
+            elif not (TIGHTER in what and same(bounds, [float(what.split()[-4])])):
                 self._tried.setdefault((statement, what), f"cell {index}: {what}: no line notices")
         for number, (_, passed) in (answer["counted"] or [0, 0, {}])[2].get("passed", {}).items():
             self._selected[texts[int(number)]] += passed

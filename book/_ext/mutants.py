@@ -209,7 +209,9 @@ class Examiner(NotebookClient):
             output_hook=lambda message: None,
         )
         said = reply["content"].get("user_expressions", {}).get("answer", {})
-        return json.loads(ast.literal_eval(said["data"]["text/plain"]) if "data" in said else '{"right": null}')
+        if "data" not in said:
+            return {"right": [[], said.get("evalue", "no answer")]}
+        return json.loads(ast.literal_eval(said["data"]["text/plain"]))
 
     async def _examine(self, cell, index, lines):
         lead, roots, program, names = self.seen.leading_to(cell.source)
@@ -225,7 +227,8 @@ class Examiner(NotebookClient):
         for why, number in counts.items():
             self.counts[why] += lines if number is None else number
             if why != "reached":
-                self.left.append(f"cell {index}: {why}: {lines if number is None else number} lines")
+                problem = f" ({(answer['right'] or ['', 'no end'])[1]})" if why == NOT_ALONE else ""
+                self.left.append(f"cell {index}: {why}{problem}: {lines if number is None else number} lines")
         self.found += [f"cell {index}: {complaint}" for complaint in complaints]
 
 

@@ -103,7 +103,8 @@ def stated(text):
 def same(numbers, others, more=()):
     """Whether one of the numbers, alone or with one ``more`` added, is one of the others, said in a usual way."""
     for number in numbers:
-        ways = [number, number and 1 / number, number / 100, *(number + another for another in more)]
+        ways = [number, number and 1 / number, number / 100]
+        ways += [number + another for another in more if another > number / 10]
         ways += [1 - number, 1 + number] if number < 1 else []
         if any(math.isclose(way, other, rel_tol=1e-6, abs_tol=1e-12) for way in ways for other in others):
             return True

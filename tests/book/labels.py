@@ -9,13 +9,14 @@ import ast
 import builtins
 import re
 
-from book._ext.outputs import NUMBER, same, stated, syntax
+from book._ext.outputs import DIGITS, NUMBER, WORDS, same, stated, syntax
 
 # Which way a word compares, with a number after it or, for the first of each pair, without one too.
 LESS = r"less|fewer|lower|smaller|shorter|sooner", r"at most|below|under|within|up to"
 MORE = r"more|greater|larger|longer|higher|later", r"at least|above|over"
 NOT = r"not? (?:\w+ ){0,3}?|none |never "
 WAYS = rf"\b({NOT})?(?:({LESS[0]})|({MORE[0]})|(?:({LESS[1]})|({MORE[1]}))(?= an? | {NUMBER.pattern}))\b"
+RATIO = rf"\btwice|\bhalf\b|\btenfold|(?:{DIGITS}|{'|'.join(WORDS)}) times"
 GREATER, SMALLER = (ast.Gt, ast.GtE), (ast.Lt, ast.LtE)
 
 ORDINAL = "a name, not a number of the cell"
@@ -25,10 +26,14 @@ ALLOWED = {
     "clusters": {"it has gone for worker 1, too:": "asked by the cell, in worker 1"},
     "data_and_model": {
         "in two different orders:": "two are compared: not equal",
+        "the fixed scale grows tenfold:": "a bound on each side of 10",
+        "ten times the batch, about ten times the sum:": "a bound on each side of 10",
         "near 230:": "100 * math.log(10), which is 230.26",
     },
     "from_listing_to_program": {"more than five minutes, less than five hours:": "five hours are 300 minutes"},
+    "recovery": {"about 4 seconds without a round:": "a setting above; longer where a machine is slow to go on"},
     "quickstart": {"better than the ten digits:": ORDINAL},
+    "your_own_loop": {"it has learnt:": "one number is above two others"},
     "when_it_goes_wrong": {"in one wait, not in two:": "3.5 seconds are less than two waits of 2 seconds"},
     "where_a_step_goes": {
         "sooner by the median, 97% in every run:": "the goal that was set, in the cell above",
@@ -132,6 +137,31 @@ def misdirected(label, direct, local):
             yield f"{match[0]!r}: no comparison goes that way" + (f", to {after[1]}" if after else "")
 
 
+def turning(node):
+    """Chains of comparisons that turn around: ``0 < a > 1`` is hardly ever meant."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Compare):
+            ways = {isinstance(op, GREATER) for op in part.ops if isinstance(op, GREATER + SMALLER)}
+            if len(ways) > 1:
+                yield ast.unparse(part)
+
+
+def own_bounds(label, direct):
+    """Numbers that a label gives a bound of its own comparison: large ones beside a large bound, ratios beside one."""
+    compared = [
+        node
+        for node in ast.walk(direct)
+        if isinstance(node, ast.Compare) and any(isinstance(op, GREATER + SMALLER) for op in node.ops)
+    ]
+    factors = [node for node in compared for node in ast.walk(node) if isinstance(node, ast.BinOp)]
+    if any(number >= 10 for number in constants(*compared)):
+        about = r"(?:about|near) (?:every )?\w[\w.,]*"
+        yield from (numbers for numbers in stated(re.sub(about, "", label)) if max(numbers) >= 10)
+    if any(isinstance(node.op, ast.Mult) and constants(node) for node in factors):
+        for ratio in re.findall(RATIO, label):
+            yield from stated(ratio)
+
+
 def maker(value):
     """What made a value, if that tells its kind: a function that is called, or the frame that it is selected from."""
     if isinstance(value, ast.Call) and isinstance(value.func, ast.Name):
@@ -174,6 +204,11 @@ def contradictions(notebook):
             for each in () if getattr(direct, "format_spec", None) else numbers:
                 if not same(each, constants(*wide), more):
                     yield label, f"cell {index}: {label!r} says {each[0]:g}, which is nowhere in {ast.unparse(direct)}"
+            for each in own_bounds(label, direct):
+                if not same(each, constants(direct), more):
+                    yield label, f"cell {index}: {label!r} says {each[-1]:g}, and not so {ast.unparse(direct)}"
+            for chain in turning(direct):
+                yield label, f"cell {index}: {label!r}: the comparison turns around in {chain}"
             for complaint in misdirected(label, direct, local):
                 yield label, f"cell {index}: {label!r} says {complaint}"
             key = ast.unparse(direct), *sorted((name, len(known.get(name, ()))) for name in named(*local))

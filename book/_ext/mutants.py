@@ -65,8 +65,10 @@ def changed_and_used(statement):
             target = node.value
         if isinstance(target, ast.Name):
             changed.add(target.id)
-    if isinstance(statement, ast.FunctionDef):
-        return {statement.name}, used - own - changed
+    if isinstance(statement, ast.FunctionDef):  # it may change what is not its own: a dict of the notebook's
+        names = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
+        mine = {name.id for name in names if isinstance(name.ctx, ast.Store)}
+        return changed - own - mine, used - own - mine
     return changed - own, used - own
 
 
@@ -94,6 +96,7 @@ class Notebook:
                 heads |= {"open" for node in ast.walk(statement) if getattr(node, "attr", "") in WRITING}
                 pure = not heads & self._opaque and not isinstance(statement, (ast.With, ast.Try, ast.ClassDef))
                 pure = pure and not getattr(statement, "decorator_list", ())
+                pure = pure and (not isinstance(statement, ast.FunctionDef) or changed == {statement.name})
             if not pure and (isinstance(statement, DEFINING) or _makes_cluster(statement)):
                 self._opaque |= changed
             self._known.append((statement, changed, used, pure))
@@ -111,6 +114,8 @@ class Notebook:
             if not ((number >= own and isinstance(statement, (ast.Expr, ast.For, ast.If))) or changed & needed):
                 continue
             if isinstance(statement, DEFINING) and not (pure and isinstance(statement, ast.FunctionDef)):
+                if isinstance(statement, ast.FunctionDef):
+                    roots |= (changed & needed) - {statement.name}
                 needed -= changed  # it is there, and no data
             elif pure and not changed & roots:
                 taken.append(statement)

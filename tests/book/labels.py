@@ -26,12 +26,10 @@ ALLOWED = {
     "clusters": {"it has gone for worker 1, too:": "asked by the cell, in worker 1"},
     "data_and_model": {
         "in two different orders:": "two are compared: not equal",
-        "the fixed scale grows tenfold:": "a bound on each side of 10",
         "ten times the batch, about ten times the sum:": "a bound on each side of 10",
         "near 230:": "100 * math.log(10), which is 230.26",
     },
     "from_listing_to_program": {"more than five minutes, less than five hours:": "five hours are 300 minutes"},
-    "recovery": {"about 4 seconds without a round:": "a setting above; longer where a machine is slow to go on"},
     "quickstart": {"better than the ten digits:": ORDINAL},
     "your_own_loop": {"it has learnt:": "one number is above two others"},
     "when_it_goes_wrong": {"in one wait, not in two:": "3.5 seconds are less than two waits of 2 seconds"},

@@ -40,7 +40,7 @@ def wrong_values(value):
     if isinstance(value, bool) or kind in ("bool", "bool_"):
         return {"inverted": not value}
     if isinstance(value, (int, float)) or kind.startswith(("int", "float", "uint")):
-        return {"zero": value * 0 if value else value + 1, "negative": -value - 1}
+        return {"zero": value * 0 if value else value + 1, "negative": -value - 1, "large": abs(value) * 1000 + 1000}
     return {}
 
 

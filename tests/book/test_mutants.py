@@ -90,6 +90,22 @@ def test_code_that_a_line_notices_and_a_bound_that_its_label_names_are_not_found
     ]
 
 
+def leading_to(*cells):
+    notebook = mutants.Notebook()
+    for source in ("import numpy as np\nfrom mnistdist import train", *cells):
+        notebook.add(source)
+    return notebook.leading_to(cells[-1])
+
+
+def test_a_helper_that_only_computes_leads_to_a_line_and_one_that_changes_a_dict_makes_data():
+    helper = "def double(values):\n    return [2 * value for value in values]"
+    assert leading_to("losses = train()", helper, "print(double(losses))")[:2] == (helper, ["losses"])
+    helper = "def note(name):\n    found[name] = 1"
+    assert leading_to("found = {}", helper, "note('a')", "print(len(found))")[:2] == ("", ["found"])
+    lead, roots, _, names = leading_to("a = train()", "b = np.sort(a)", "c = 4 * 2\nprint(b[0], c)")
+    assert (lead, roots, names) == ("b = np.sort(a)", ["a"], ["b"])
+
+
 def test_each_edit_is_another_program():
     source = "if a < 2 * b:\n    print([c for c in d if c == 'x'], 0 < e <= 9, f(run)[g > 1])"
     made = list(edits(source, {"run": ["other"]}))

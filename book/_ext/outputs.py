@@ -27,7 +27,8 @@ WORDS |= {
 WORDS |= {"half": 0.5, "third": 1 / 3, "quarter": 0.25, "fifth": 0.2, "tenth": 0.1, "hundredth": 0.01}
 WORDS |= {"twice": 2, "thousandth": 0.001, "hundred": 100}
 DIGITS = r"\d[\d,]*(?:\.\d+)?"
-NUMBER = re.compile(rf"(?<![\w.])(?:({DIGITS})(?: (?:of|in) ({DIGITS})|/({DIGITS})|(%))?|({'|'.join(WORDS)}))(?!\w)")
+PARTS = rf"({DIGITS})(?: (?:of|in) ({DIGITS})|/({DIGITS})|(%)|th)?"
+NUMBER = re.compile(rf"(?<![\w.])(?:{PARTS}|({'|'.join(WORDS)}))(?!\w)")
 
 
 @cache

@@ -13,9 +13,9 @@ from book._ext.outputs import DIGITS, NUMBER, WORDS, same, stated, syntax
 
 # Which way a word compares, with a number after it or, for the first of each pair, without one too.
 LESS = r"less|fewer|lower|smaller|shorter|sooner", r"at most|below|under|within|up to"
-MORE = r"more|greater|larger|longer|higher|later", r"at least|above|over"
+MORE = r"more|greater|larger|longer|higher|later|older|staler", r"at least|above|over"
 NOT = r"not? (?:\w+ ){0,3}?|none |never "
-WAYS = rf"\b({NOT})?(?:({LESS[0]})|({MORE[0]})|(?:({LESS[1]})|({MORE[1]}))(?= an? | {NUMBER.pattern}))\b"
+WAYS = rf"\b({NOT})?(?:({LESS[0]})|({MORE[0]})|(?:({LESS[1]})|({MORE[1]}))(?= an? | that\b| {NUMBER.pattern}))\b"
 RATIO = rf"\btwice|\bhalf\b|\btenfold|(?:{DIGITS}|{'|'.join(WORDS)}) times"
 GREATER, SMALLER = (ast.Gt, ast.GtE), (ast.Lt, ast.LtE)
 

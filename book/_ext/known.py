@@ -11,7 +11,7 @@ KNOWN = {
         "mean[1] > 2 * mean[0]: 2 ten times tighter": NO_NUMBER,
         "ends[:, 0, 0] != ends[:, 1, 0]: turned": "feeds a column that is shown and not checked",
     },
-    "async_or_sync": {"missed > 1: 1 ten times tighter": NO_NUMBER},
+    "async_or_sync": {"missed > 1: 1 ten times tighter": NO_NUMBER, "a label says 'two'": WORD},
     "between_graph": {"<= 5: 5 ten times tighter": NO_NUMBER},
     "quickstart": {
         "difference < 0.001: 0.001 ten times tighter": "the two are equal on most machines, not on all",

@@ -63,8 +63,8 @@ def changed_and_used(statement):
             target = node.func.value if id(node) in alone or node.func.attr in ("pop", "setdefault") else None
         elif isinstance(node, (ast.Subscript, ast.Attribute)) and not isinstance(node.ctx, ast.Load):
             target = node.value
-        if isinstance(target, ast.Name):
-            changed.add(target.id)
+        if _head(target):
+            changed.add(_head(target))
     if isinstance(statement, ast.FunctionDef):  # it may change what is not its own: a dict of the notebook's
         names = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
         mine = {name.id for name in names if isinstance(name.ctx, ast.Store)}
@@ -96,11 +96,17 @@ class Notebook:
                 heads |= {"open" for node in ast.walk(statement) if getattr(node, "attr", "") in WRITING}
                 pure = not heads & self._opaque and not isinstance(statement, (ast.With, ast.Try, ast.ClassDef))
                 pure = pure and not getattr(statement, "decorator_list", ())
-                pure = pure and (not isinstance(statement, ast.FunctionDef) or changed == {statement.name})
-            if not pure and (isinstance(statement, DEFINING) or _makes_cluster(statement)):
+            if not pure and (isinstance(statement, DEFINING) or _makes_cluster(statement) or self._is_task(statement)):
                 self._opaque |= changed
+            if isinstance(statement, ast.FunctionDef) and changed != {statement.name}:
+                pure = False  # what it changes is data; to call it in a copy of the process does no harm
             self._known.append((statement, changed, used, pure))
         return len(statements(source))
+
+    def _is_task(self, statement):
+        """Whether it gives a task a name: ``chief = cluster["worker", 0]``."""
+        value = getattr(statement, "value", None) if isinstance(statement, ast.Assign) else None
+        return isinstance(value, ast.Subscript) and getattr(value.value, "id", "") in self._opaque
 
     def leading_to(self, source):
         """``(lead, roots, program, names)`` for the cell that was taken last.

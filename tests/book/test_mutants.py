@@ -102,8 +102,16 @@ def test_a_helper_that_only_computes_leads_to_a_line_and_one_that_changes_a_dict
     assert leading_to("losses = train()", helper, "print(double(losses))")[:2] == (helper, ["losses"])
     helper = "def note(name):\n    found[name] = 1"
     assert leading_to("found = {}", helper, "note('a')", "print(len(found))")[:2] == ("", ["found"])
+    assert leading_to("found = {}", helper, "note('a')\nprint(1)")[2] == "note('a')\nprint(1)"
     lead, roots, _, names = leading_to("a = train()", "b = np.sort(a)", "c = 4 * 2\nprint(b[0], c)")
     assert (lead, roots, names) == ("b = np.sort(a)", ["a"], ["b"])
+
+
+def test_what_is_changed_inside_of_a_value_and_what_a_task_gives_is_data():
+    assert leading_to("a = {1: []}", "for _ in range(2):\n    a[1].append(train())", "print(a)")[:2] == ("", ["a"])
+    assert leading_to("a = train()", "a.index.name = None\nprint(a)")[2] == "a.index.name = None\nprint(a)"
+    task = "cluster = Cluster()\nchief = cluster['worker', 0]"
+    assert leading_to("from mnistdist import Cluster", task, "ms = chief['ms']", "print(ms > 1)")[:2] == ("", ["ms"])
 
 
 def test_each_edit_is_another_program():

@@ -12,6 +12,7 @@ KNOWN = {
         "ends[:, 0, 0] != ends[:, 1, 0]: turned": "feeds a column that is shown and not checked",
     },
     "async_or_sync": {"missed > 1: 1 ten times tighter": NO_NUMBER, "a label says 'two'": WORD},
+    "backup_workers": {"'6 of 8: 25%' is said": ARITHMETIC, "of 83' is said whatever is wrong with took": ARITHMETIC},
     "between_graph": {"<= 5: 5 ten times tighter": NO_NUMBER},
     "quickstart": {
         "difference < 0.001: 0.001 ten times tighter": "the two are equal on most machines, not on all",

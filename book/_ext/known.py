@@ -15,9 +15,11 @@ KNOWN = {
     "backup_workers": {"'6 of 8: 25%' is said": ARITHMETIC, "of 83' is said whatever is wrong with took": ARITHMETIC},
     "between_graph": {"<= 5: 5 ten times tighter": NO_NUMBER},
     "quickstart": {
+        "missed > 0: turned to missed <= 0": "some steps missed others and some did not: both are so",
         "difference < 0.001: 0.001 ten times tighter": "the two are equal on most machines, not on all",
     },
     "recovery": {
+        "a label says 'table'": WORD,
         "nothing is selected by b < a": "that no step leads back is the claim; where some do, no copy can run",
     },
     "where_a_step_goes": {

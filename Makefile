@@ -37,7 +37,7 @@ browser: install ## open the quickstart in JupyterLab, in Debian's chromium, run
 	@$(PY) -m pip install --quiet --editable '.[browser]'
 	$(PY) -m pytest tests/book/test_jupyterlab.py -rs
 
-mutants: install ## give every check of the book wrong data, and see that it notices (NB=book/quickstart.ipynb for one)
+mutants: install ## give every check of the book wrong data and code, and see that it notices (NB=book/quickstart.ipynb for one)
 	@$(PY) -m book._ext.mutants $(NB)
 
 portable: install ## all notebooks without oneDNN, on one core, beside work, on host ports, in another locale; other Pythons

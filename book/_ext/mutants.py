@@ -4,7 +4,9 @@ A notebook is executed. After each cell that is checked, what its lines rest on 
 statements that lead to it, back to the *roots*, which are what a run, a cluster or a file has given. Then the cell runs
 again, each time in a copy of the kernel's process, with one root emptied, shuffled, swapped or otherwise wrong. A line
 that says the same whatever is wrong checks nothing. A line that notices a wrong root, but not that it is empty, holds
-of nothing.
+of nothing. Then its code is made wrong, see ``code_mutants.py``: a comparison that may be turned without a line of the
+notebook noticing, a bound that its label doesn't name and that may be ten times tighter, and a filter that lets nothing
+through are reported, too.
 """
 
 import argparse
@@ -20,11 +22,15 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+from book._ext.code_mutants import Code, counted
 from book._ext.kernels import ENVIRONMENT, TIMEOUT, encrypt_connections
+from book._ext.known import unexplained, unused
 from book._ext.outputs import compared, is_ignored, syntax
 
 ROOT = Path(__file__).resolve().parents[2]
 PURE = {"numpy", "pandas", "math", "collections", "itertools", "statistics", "re", "json", "functools", "fractions"}
+PURE |= {"pathlib", "csv"}  # reading a file again does no harm
+WRITING = {"write_text", "write_bytes", "mkdir", "unlink", "rename", "touch", "rmdir", "dump", "save", "savefig"}
 CHANGING = {"append", "extend", "update", "add", "pop", "sort", "setdefault", "insert", "remove"}
 IN_TASKS, SOURCE = "printed in the tasks", "source of the package"
 NO_DATA, NOT_ALONE = "no data of a run behind it", "can't run in a copy of the process"
@@ -39,6 +45,7 @@ def statements(source):
 def changed_and_used(statement):
     """The names that a statement binds or changes, and those that it uses; those of a loop of its own are neither."""
     changed, used, own = set(), set(), set()
+    alone = {id(node.value) for node in ast.walk(statement) if isinstance(node, ast.Expr)}
     for node in ast.walk(statement):
         if isinstance(node, ast.Name):
             (used if isinstance(node.ctx, ast.Load) else changed).add(node.id)
@@ -52,11 +59,16 @@ def changed_and_used(statement):
         if isinstance(node, (ast.comprehension, ast.For)):
             own |= {name.id for name in ast.walk(node.target) if isinstance(name, ast.Name)}
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CHANGING:
-            target = node.func.value
+            # numbers.sort() changes the numbers; np.sort(numbers) changes nothing
+            target = node.func.value if id(node) in alone or node.func.attr in ("pop", "setdefault") else None
         elif isinstance(node, (ast.Subscript, ast.Attribute)) and not isinstance(node.ctx, ast.Load):
             target = node.value
-        if isinstance(target, ast.Name):
-            changed.add(target.id)
+        if _head(target):
+            changed.add(_head(target))
+    if isinstance(statement, ast.FunctionDef):  # it may change what is not its own: a dict of the notebook's
+        names = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
+        mine = {name.id for name in names if isinstance(name.ctx, ast.Store)}
+        return changed - own - mine, used - own - mine
     return changed - own, used - own
 
 
@@ -81,11 +93,20 @@ class Notebook:
             else:
                 heads = {_head(node.func) for node in ast.walk(statement) if isinstance(node, ast.Call)}
                 heads |= {_head(node) for node in ast.walk(statement) if isinstance(node, ast.Subscript)}
-                pure = not heads & self._opaque and not isinstance(statement, (ast.With, ast.Try))
-            if not pure and (isinstance(statement, DEFINING) or _makes_cluster(statement)):
+                heads |= {"open" for node in ast.walk(statement) if getattr(node, "attr", "") in WRITING}
+                pure = not heads & self._opaque and not isinstance(statement, (ast.With, ast.Try, ast.ClassDef))
+                pure = pure and not getattr(statement, "decorator_list", ())
+            if not pure and (isinstance(statement, DEFINING) or _makes_cluster(statement) or self._is_task(statement)):
                 self._opaque |= changed
+            if isinstance(statement, ast.FunctionDef) and changed != {statement.name}:
+                pure = False  # what it changes is data; to call it in a copy of the process does no harm
             self._known.append((statement, changed, used, pure))
         return len(statements(source))
+
+    def _is_task(self, statement):
+        """Whether it gives a task a name: ``chief = cluster["worker", 0]``."""
+        value = getattr(statement, "value", None) if isinstance(statement, ast.Assign) else None
+        return isinstance(value, ast.Subscript) and getattr(value.value, "id", "") in self._opaque
 
     def leading_to(self, source):
         """``(lead, roots, program, names)`` for the cell that was taken last.
@@ -98,18 +119,25 @@ class Notebook:
         for number, (statement, changed, used, pure) in reversed(list(enumerate(self._known))):
             if not ((number >= own and isinstance(statement, (ast.Expr, ast.For, ast.If))) or changed & needed):
                 continue
-            if isinstance(statement, DEFINING):
+            if isinstance(statement, DEFINING) and not (pure and isinstance(statement, ast.FunctionDef)):
+                if isinstance(statement, ast.FunctionDef):
+                    roots |= (changed & needed) - {statement.name}
                 needed -= changed  # it is there, and no data
             elif pure and not changed & roots:
                 taken.append(statement)
-                if isinstance(statement, ast.Assign):
+                if isinstance(statement, (ast.Assign, ast.FunctionDef)):
                     needed -= changed
                 needed |= used
             else:
                 roots |= changed & needed
                 needed -= changed
         inner = [statement for statement in taken if any(statement is known[0] for known in self._known[own:])]
-        names = set().union(*(changed_and_used(statement)[1] for statement in inner))
+        bound, names = set(), set()
+        for statement in reversed(inner):
+            changed, used = changed_and_used(statement)
+            names |= used - bound  # what the cell binds itself isn't what it uses
+            bound |= changed if isinstance(statement, (ast.Assign, ast.FunctionDef)) else set()
+            needed -= changed
         lead = [statement for statement in taken if statement not in inner]
         lead, program = (ast.unparse(ast.Module(part[::-1], [])) for part in (lead, inner))
         return lead, sorted((roots | needed) - BUILTIN), program, sorted(names - BUILTIN)
@@ -128,7 +156,7 @@ def _makes_cluster(statement):
 
 def judge(answer, printed):
     """``(counts of lines, complaints)`` from what a cell ``printed`` and said with right and with wrong data."""
-    if answer["right"] != [printed, ""]:
+    if not answer["right"] or answer["right"][:2] != [printed, ""]:
         return {NOT_ALONE: None}, []
     if not answer["roots"] and not answer["names"]:
         return {NO_DATA: None}, []
@@ -164,7 +192,7 @@ class Examiner(NotebookClient):
 
     def __init__(self, notebook, **options):
         super().__init__(notebook, **options)
-        self.seen, self.found, self.left, self.counts = Notebook(), [], [], Counter()
+        self.seen, self.code, self.found, self.left, self.counts = Notebook(), Code(), [], [], Counter()
 
     async def async_execute_cell(self, cell, cell_index, *args, **kwargs):
         await super().async_execute_cell(cell, cell_index, *args, **kwargs)
@@ -180,21 +208,38 @@ class Examiner(NotebookClient):
             await self._examine(cell, cell_index, lines)
         return cell
 
-    async def _examine(self, cell, index, lines):
-        arguments = ", ".join(map(repr, self.seen.leading_to(cell.source)))
+    async def _ask(self, function, *arguments):
+        """What a function of ``forked.py`` returns in the kernel."""
         load = f"import runpy as _r; _f = _r.run_path({str(Path(__file__).with_name('forked.py'))!r})"
-        ask = {"answer": f"_f['examine']({arguments}, globals())"}
         reply = await self.kc.execute_interactive(
-            load, store_history=False, silent=True, user_expressions=ask, timeout=300, output_hook=lambda message: None
+            load,
+            store_history=False,
+            silent=True,
+            user_expressions={"answer": f"_f[{function!r}]({', '.join([*map(repr, arguments), 'globals()'])})"},
+            timeout=900,
+            output_hook=lambda message: None,
         )
         said = reply["content"].get("user_expressions", {}).get("answer", {})
-        text = ast.literal_eval(said["data"]["text/plain"]) if "data" in said else '{"right": null}'
+        if "data" not in said:
+            return {"right": [[], said.get("evalue", "no answer")]}
+        return json.loads(ast.literal_eval(said["data"]["text/plain"]))
+
+    async def _examine(self, cell, index, lines):
+        lead, roots, program, names = self.seen.leading_to(cell.source)
+        texts = []
+        watched = counted(lead, texts), counted(program, texts)
+        tried = list(self.code.wrong(cell.source, lead, program, await self._ask("kinds")))
+        edits = [edit[2:] for edit in tried]
+        answer = await self._ask("examine", lead, roots, program, names, watched, edits)
         printed = "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
-        counts, complaints = judge(json.loads(text), printed.splitlines())
+        counts, complaints = judge(answer, printed.splitlines())
+        if NOT_ALONE not in counts:
+            self.code.take(index, tried, answer, texts)
         for why, number in counts.items():
             self.counts[why] += lines if number is None else number
             if why != "reached":
-                self.left.append(f"cell {index}: {why}: {lines if number is None else number} lines")
+                problem = f" ({(answer['right'] or ['', 'no end'])[1]})" if why == NOT_ALONE else ""
+                self.left.append(f"cell {index}: {why}{problem}: {lines if number is None else number} lines")
         self.found += [f"cell {index}: {complaint}" for complaint in complaints]
 
 
@@ -204,6 +249,7 @@ def examine(path):
     resources = {"metadata": {"path": str(path.parent)}}
     client = Examiner(notebook, timeout=TIMEOUT, kernel_name="python3", resources=resources)
     client.execute(env={**os.environ, **ENVIRONMENT})
+    client.found += client.code.found()
     return client
 
 
@@ -211,13 +257,21 @@ def main(arguments=None):
     """Examine the notebooks named, or all; print what checks nothing and what was reached; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m book._ext.mutants", description=__doc__.splitlines()[0])
     parser.add_argument("notebooks", nargs="*", type=Path, help="default: book/*.ipynb")
+    parser.add_argument("--others", action="store_true", help="list what else each claim holds of")
+    options = parser.parse_args(arguments)
     encrypt_connections()
     total, status = Counter(), False
-    for path in parser.parse_args(arguments).notebooks or sorted((ROOT / "book").glob("*.ipynb")):
+    for path in options.notebooks or sorted((ROOT / "book").glob("*.ipynb")):
         examined = examine(path.resolve())
         total += examined.counts
-        print(f"{path.stem}: {dict(examined.counts)}", *examined.left, *examined.found, sep="\n    ", flush=True)
-        status |= bool(examined.found)
+        found = unexplained(path.stem, examined.found)
+        print(f"{path.stem}: {dict(examined.counts)}", *examined.left, *found, sep="\n    ", flush=True)
+        print(f"    claims that hold of others, too: {len(examined.code.like)}")
+        print(*(f"        {said}\n" for said in examined.code.like if options.others), sep="", end="")
+        print(
+            *(f"    known, and not found now: {said}\n" for said in unused(path.stem, examined.found)), sep="", end=""
+        )
+        status |= bool(found)
     print(f"all: {dict(total)}")
     return int(status)
 

@@ -1,6 +1,7 @@
 """What a page's checks look at: a cell's Python, its outputs as nbval sees them, and the claims among them."""
 
 import ast
+import math
 import re
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,23 @@ SANITIZERS = Path(__file__).resolve().parents[2] / "tests" / "book" / "nbval.cfg
 NOT_COMPARED = re.compile(r"image/|text/html|application/vnd\.jupyter\.widget")
 DRAWN = re.compile(r"<(?:Figure|IPython\.core\.display\.\w+ object|Axes)[^>]*>")
 ANSI_CODE = re.compile(r"\x1b\[[0-9;]*m")
+WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
+WORDS |= {
+    "eleven": 11,
+    "twelve": 12,
+    "fifteen": 15,
+    "sixteen": 16,
+    "twenty": 20,
+    "thirty": 30,
+    "forty": 40,
+    "fifty": 50,
+    "tenfold": 10,
+}
+WORDS |= {"half": 0.5, "third": 1 / 3, "quarter": 0.25, "fifth": 0.2, "tenth": 0.1, "hundredth": 0.01}
+WORDS |= {"twice": 2, "thousandth": 0.001, "hundred": 100}
+DIGITS = r"\d[\d,]*(?:\.\d+)?"
+PARTS = rf"({DIGITS})(?: (?:of|in) ({DIGITS})|/({DIGITS})|(%)|th)?"
+NUMBER = re.compile(rf"(?<![\w.])(?:{PARTS}|({'|'.join(WORDS)}))(?!\w)")
 
 
 @cache
@@ -71,3 +89,24 @@ def prose_around(notebook, index):
     before = next((cell.source for cell in reversed(cells[:index]) if cell.cell_type == "markdown"), "")
     after = next((cell.source for cell in cells[index + 1 :] if cell.cell_type == "markdown"), "")
     return before.rstrip().rpartition("\n\n")[2], after.lstrip().partition("\n\n")[0]
+
+
+def stated(text):
+    """The numbers that a text names: of "3 of 4" the part and the 3."""
+    found = set()
+    for digits, of, by, percent, word in NUMBER.findall(text):
+        value = WORDS[word] if word else float(digits.replace(",", ""))
+        whole = float((of or by or ("100" if percent else "1")).replace(",", ""))
+        found.add((value,) if whole == 1 else (value / whole, *([value] if of else [])))
+    return found
+
+
+def same(numbers, others, more=()):
+    """Whether one of the numbers, alone or with one ``more`` added, is one of the others, said in a usual way."""
+    for number in numbers:
+        ways = [number, number and 1 / number, number / 100]
+        ways += [number + another for another in more if another > number / 10]
+        ways += [1 - number, 1 + number] if number < 1 else []
+        if any(math.isclose(way, other, rel_tol=1e-6, abs_tol=1e-12) for way in ways for other in others):
+            return True
+    return False

@@ -3,13 +3,16 @@
 A notebook is replaced only once all of it has run. If a cell fails, or if a checked line says that something is False,
 the file stays as it was; the command says which cell and why, and its status is 1. If a checked cell prints something
 new, the command shows the old lines and the new ones with the prose around them, and stores them only if the variable
-ACCEPT is 1. What says something about the machine or the moment is left out.
+ACCEPT is 1. Beside them, and also where the lines are the same, it shows how the cell's code has changed since the last
+commit: a claim that is still True may be another claim. What says something about the machine or the moment is left
+out.
 """
 
 import argparse
 import copy
 import difflib
 import os
+import subprocess
 import sys
 import textwrap
 import time
@@ -21,7 +24,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 
 from book._ext.environment import write_whole
 from book._ext.kernels import ENVIRONMENT, TIMEOUT, encrypt_connections
-from book._ext.outputs import ANSI_CODE, changes, false_claims, prose_around
+from book._ext.outputs import ANSI_CODE, changes, compared, false_claims, is_ignored, prose_around
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK_METADATA = {
@@ -71,15 +74,36 @@ class Refused(Exception):
     """What a cell printed now is not stored: it says that a claim is False, or isn't what it printed before."""
 
 
+def committed(path):
+    """``{id: source}`` of the notebook's cells as they were committed last; empty if there is nothing to compare."""
+    command = ["git", "-C", path.parent, "show", f"HEAD:./{path.name}"]
+    shown = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    return {cell.id: cell.source for cell in nbformat.reads(shown.stdout, 4).cells} if shown.returncode == 0 else {}
+
+
+def differences(old, new):
+    """Two texts' lines, those that only one has marked, indented."""
+    lines = difflib.ndiff(old.splitlines(), new.splitlines())
+    return "".join(f"    {line}\n" for line in lines if not line.startswith("?"))
+
+
 def report(path, before, after):
-    """Print what checked cells printed before and print now, with the prose around; return how many there are."""
-    found = list(changes(before, after))
-    for index, old, new in found:
+    """Print what checked cells printed before and print now, with the prose around; return how many there are.
+
+    And how their code has changed since the last commit.
+    """
+    found = {index: (old, new) for index, old, new in changes(before, after)}
+    sources = committed(path)
+    for index, cell in enumerate(after.cells):
+        source = sources.get(cell.id, cell.source)
+        edited = cell.cell_type == "code" and not is_ignored(cell) and source != cell.source
+        if not edited and index not in found:
+            continue
         said, says = prose_around(after, index)
-        print(f"\n{path}: cell {index} prints something else.\n{textwrap.indent(said, '    | ')}")
-        for line in difflib.ndiff(old.splitlines(), new.splitlines()):
-            if not line.startswith("?"):
-                print(f"    {line}")
+        what = "prints something else" if index in found else f"prints what it did: {compared(cell)!r}"
+        print(f"\n{path}: cell {index} {what}.\n{textwrap.indent(said, '    | ')}")
+        print(f"    code changed:\n{differences(source, cell.source)}" if edited else "", end="")
+        print(differences(*found[index]) if index in found else "", end="")
         print(textwrap.indent(says, "    | "), flush=True)
     return len(found)
 

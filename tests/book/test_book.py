@@ -11,6 +11,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from mnistdist.training import train
 from mnistdist.training.spec import LOCAL_STEPS_PER_RUN, STEPS_PER_RUN
+from tests.book import in_words
 from tests.book.book_rules import CELL_RULES, ROOT, code_cells, printed
 from tests.book.numbers import in_no_cell, unexplained
 from tests.book.page_rules import CHAPTER_RULES, TEXT_RULES, book_pages, read_page
@@ -34,6 +35,13 @@ def test_a_page_keeps_the_rules(path, rule):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_prose_repeats_no_measured_number(path):
     assert unexplained(path.stem, read_page(path)) == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_ratios_in_words_are_printed_or_explained(path):
+    cells = [cell for _, cell in code_cells(nbformat.read(path, as_version=4))]
+    lines = "\n".join(printed(output) for cell in cells for output in cell.outputs)
+    assert in_words.unexplained(path.stem, read_page(path), lines) == []
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -239,6 +247,36 @@ def test_a_measured_number_is_found(text):
 def test_numbers_without_a_unit_and_in_code_are_no_measurements():
     assert unexplained("no page", "2 workers make 800 steps; `sleep(3)` 3 `s`; $20 ms$; the 3 sets; port 2222") == []
     assert unexplained("in_graph", "a limit of 30 seconds") == ["numbers.py lists '100 times', which isn't there"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "It takes more than five times as long.",
+        "twice as fast",
+        "half as many",
+        "after ten seconds",
+        "half a minute",
+        "three quarters of the time",
+        "a tenth of it",
+        "Two thirds are lost.",
+        "less than a third apart",
+        "A hundred times.",
+        "tenfold",
+    ],
+)
+def test_a_ratio_in_words_is_found(text):
+    assert len(in_words.unexplained("no page", text, "")) == 1
+
+
+def test_other_words_are_no_ratios_and_a_ratio_that_the_page_prints_needs_no_reason():
+    text = (
+        "A third worker, the second half, the two times, updates a second, one of two, half old, read twice: `2` times."
+    )
+    assert in_words.unexplained("no page", text, "") == []
+    text, line = "half as long as the step, ", "length of its first step over one process's: 0.500"
+    assert not any("doesn't print" in found for found in in_words.unexplained("synchronous", text, line))
+    assert any("doesn't print" in found for found in in_words.unexplained("synchronous", text, "0.6"))
 
 
 def test_a_large_number_that_no_cell_holds_is_found():

@@ -1,8 +1,10 @@
 """The tools behind make: recording, sanitizing, the buttons of the pages."""
 
+import copy
 import platform
 import re
 import socket
+import subprocess
 from types import SimpleNamespace
 
 import nbformat
@@ -95,6 +97,27 @@ def test_what_a_checked_cell_prints_anew_is_shown_with_the_prose_and_stored_once
     monkeypatch.setenv("ACCEPT", "1")
     status, stored = recorded(new)
     assert status == 0 and "of 4 workers" in stored
+
+
+def test_code_that_changed_since_the_last_commit_is_shown_with_what_it_prints(tmp_path, capsys):
+    path, identity = tmp_path / "a.ipynb", ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    line = new_output("stream", text="at most 3 late: True\n")
+    cells = [new_code_cell(f"print({n})", outputs=[line], execution_count=n) for n in (1, 2)]
+    before = new_notebook(cells=cells)
+    assert record.committed(path) == {}
+    nbformat.write(before, path)
+    for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "a"]):
+        subprocess.run(["git", "-C", tmp_path, *command], check=True)
+    assert record.report(path, before, before) == 0 and capsys.readouterr().out == ""
+    after = copy.deepcopy(before)
+    after.cells[1].source = "print(2_000)"
+    assert record.report(path, before, after) == 0
+    said = capsys.readouterr().out
+    assert "cell 1 prints what it did: 'at most 3 late: True" in said and "cell 0" not in said
+    assert "    code changed:\n    - print(2)\n    + print(2_000)\n" in said
+    after.cells[1].outputs = [new_output("stream", text="at most 2 late: True\n")]
+    assert record.report(path, before, after) == 1
+    assert re.search(r"\+ print\(2_000\)\n +- at most 3 late.*\n +\+ at most 2 late", capsys.readouterr().out)
 
 
 def test_what_nbval_does_not_compare_needs_no_acceptance(recorded):

@@ -52,7 +52,7 @@ ALLOWED = {
     "from_listing_to_program": {
         "every 30 seconds": DEFAULT,
         "default is 120 seconds": DEFAULT,
-        "pause of 30 seconds": DEFAULT,
+        "pause for 30 seconds": DEFAULT,
         "500 times as many": "arithmetic: a million against the 2,000 of the quickstart",
     },
     "program": {

@@ -119,6 +119,7 @@ KNOWN = {
     "program": {"299": "300 - 1", "600": "300 rounds of two batches", "5,000": "the size of the validation set"},
     "quickstart": {"70,000": "MNIST's images", "192.168": "an address"},
     "synchronous": {"4,000": "20 rounds of two batches of 100"},
+    "where_a_step_goes": {"8,000": "set in throughput.py", "3,000": "set in throughput.py"},
 }
 
 

@@ -82,7 +82,10 @@ def build_model(hidden_units=100):
 
 
 def cross_entropy(y_, y):
-    """Cross entropy of probabilities ``y`` against one-hot labels ``y_``, summed over the batch: a scalar, in nats."""
+    """Cross entropy of probabilities ``y`` against one-hot labels ``y_``, summed over the batch.
+
+    It is a scalar, in nats, the unit of the natural logarithm.
+    """
     return -tf.reduce_sum(y_ * tf.log(tf.clip_by_value(y, SMALLEST_PROBABILITY, 1.0)))
 
 

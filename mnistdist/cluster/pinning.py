@@ -136,9 +136,10 @@ def assign(ps, workers, *, devices="auto", num_gpus=None, gpus=None, cores=None)
     if none are, the ps run on every core. If there are fewer cores than workers, all tasks share all cores, because
     two workers on one core and a third alone on another would make a straggler that nobody asked for.
 
-    Thread pools match. One operation uses as many threads as the task has cores, divided by the tasks that share
-    them, because idle threads of TensorFlow spin and take time from other tasks. Parallel operations get at least two
-    threads, so that one that blocks never holds up the rest.
+    Thread pools match. One operation uses as many threads as the task has cores, divided by the tasks on these cores,
+    because idle threads of TensorFlow spin and take time from other tasks. A worker that shares its cores with no other
+    worker uses all of them, even if the ps run there too. Parallel operations get at least two threads, so that one
+    that blocks never holds up the rest.
 
     Args:
         ps: How many parameter servers, 0 or more.

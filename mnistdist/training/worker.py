@@ -128,11 +128,15 @@ def run_worker(
                     if not started:
                         _choose_order(session, replica, data.train, wait_timeout)
                         started = True
-                    say(_beginning(session, replica, records, wait_timeout))
+                    if records:
+                        say(_going_on(session, replica, records, wait_timeout))
+                    else:
+                        began = time.time()
+                        say(f"Training begins @ {began:f}")
                     train_loop(session, replica, data.train, on_step=after_step, records=records, **loop)
-                    seconds = time.monotonic() - records[0].start if records else 0.0
-                    say(f"Training ends @ {time.time():f}")
-                    say(f"Training elapsed time: {seconds:f} s")
+                    seconds, ended = time.monotonic() - records[0].start if records else 0.0, time.time()
+                    say(f"Training ends @ {ended:f}")
+                    say(f"Training elapsed time: {ended - began:f} s")
                     now = int(timed_run(session, replica.global_step, wait_timeout))
                     if checkpoints is not None:
                         checkpoints.save(now)
@@ -171,10 +175,8 @@ def _choose_order(session, replica, dataset, timeout):
         dataset.reseed(start)
 
 
-def _beginning(session, replica, records, timeout):
-    """The line that says that the training begins, or goes on."""
-    if not records:
-        return f"Training begins @ {time.time():f}"
+def _going_on(session, replica, records, timeout):
+    """The line that says that the training goes on after a loss."""
     reached, now = records[-1].global_step_after, timed_run(session, replica.global_step, timeout)
     lost = f"{reached - now} steps are lost" if reached > now else "no step is lost"
     return f"Worker {records[-1].worker}: training goes on from global step {now}: {lost}"

@@ -29,7 +29,13 @@ PRINTS = "the page prints: "
 ALLOWED = {
     "async_or_sync": {
         COUNT: ["run three times", "right three times", "run a comparison five times"],
-        EXACT: ["uses twice the images", "half as many updates", "is a third of the machine", "make four times 100"],
+        EXACT: [
+            "makes three times as many updates",
+            "uses twice the images",
+            "half as many updates",
+            "is a third of the machine",
+            "make four times 100",
+        ],
         PRINTS + "mean 0.020, later of two 0.030": ["is one and a half times the mean"],
         "the harmonic sum of the sentence: 2.93 and 5.19": ["nearly three times with ten", "more than five times with"],
     },
@@ -63,7 +69,7 @@ ALLOWED = {
         DEFAULT + ", said again": ["wait for two hours"],
     },
     "in_graph": {EXACT: ["a quarter of that sum", "four times as many examples"], COUNT: ["is measured six times"]},
-    "placement": {EXACT: ["A third of four cores", "three times as many bytes"]},
+    "placement": {EXACT: ["three times as many bytes"]},
     "quickstart": {
         "what the page's title promises": ["three processes, one minute", "One minute from now"],
         SETTING: ["At least four times?"],

@@ -52,7 +52,7 @@ ALLOWED = {
     "from_listing_to_program": {
         "every 30 seconds": DEFAULT,
         "default is 120 seconds": DEFAULT,
-        "pause of 30 seconds": DEFAULT,
+        "pause for 30 seconds": DEFAULT,
         "500 times as many": "arithmetic: a million against the 2,000 of the quickstart",
     },
     "program": {
@@ -124,6 +124,7 @@ KNOWN = {
     "quickstart": {"70,000": "MNIST's images", "192.168": "an address"},
     "three_machines": {"1,000,000": "the default of the program's train_steps"},
     "synchronous": {"4,000": "20 rounds of two batches of 100"},
+    "where_a_step_goes": {"8,000": "set in throughput.py", "3,000": "set in throughput.py"},
 }
 
 

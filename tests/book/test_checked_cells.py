@@ -104,7 +104,7 @@ CASES = [
     ("asynchronous", "some updates are stale", {"steps": steps([0, 1])}, {"steps": steps(0)}),
     ("asynchronous", "staleness is what came", {"steps": steps([0, 1])}, {"steps": steps([0, 1], stored=0)}),
     ("asynchronous", "alone, nothing is stale", averages(0, 0.5, 1.0, 1.4), averages(0, 0, 0, 3.2)),
-    ("asynchronous", "even speeds:", *({"run": run(a), "held": run(a)} for a in (0.95, 0.1))),
+    ("asynchronous", "even speeds:", *({"even": run(a), "held": run(a)} for a in (0.95, 0.1))),
     ("asynchronous", "some pulls are half old", torn(9, 9, 0), torn(0, 0, 3)),
     ("asynchronous", "one worker learns", reached(0.94, 0.2), reached(0.2, 0.94)),
     ("synchronous", "and they have moved", sgd(1e-7), sgd(0.1)),

@@ -141,7 +141,7 @@ class _Host:
             own = message["name"] in ["{}-{}".format(*task) for task in self.tasks]
             self._write(message["name"] if own else self._log, message["text"].encode("latin-1"))
         elif message["event"] == "failed":
-            raise HostLost(message["reason"], message.get("hint", "the log lines say why"))
+            raise HostLost(message["reason"], "put that right there; then stop() the cluster and start() it again")
         else:
             self._tell(**message, host=self._name)
 

@@ -1,6 +1,7 @@
-"""Three hosts on a bridge, and a client's machine beside them, each a network namespace; all in private ones of its own.
+"""Three hosts on a bridge, and a client's machine beside them, each of which is a network namespace.
 
-The machine's own network is not touched, and nothing in here can be reached from it. The hosts are called n1, n2, n3.
+They are in private namespaces of their own: the machine's network is not touched, and reaches nothing in here. The
+hosts are called n1, n2 and n3.
 """
 
 import os
@@ -78,6 +79,12 @@ class ThreeHosts:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def without_address(self):
+        """The name of one more host, which has no address."""
+        if "nameless" not in self.run("ip", "netns"):
+            self.run("ip", "netns", "add", "nameless")
+        return "nameless"
+
     def processes(self, *names):
         """The running processes on some hosts, by default on all."""
         import psutil
@@ -93,7 +100,7 @@ class ThreeHosts:
         return alive(psutil.process_iter(), is_there)
 
     def left_behind(self):
-        """What a cluster has left: processes on the hosts, and temporary folders, which all machines here have in one."""
+        """What a cluster has left: processes on the hosts, and temporary folders, which all have in one place here."""
         words = [" ".join(process.cmdline())[:80] for process in self.processes()]
         return words + [path.name for path in self.folder.glob("mnistdist-*")]
 

@@ -53,17 +53,20 @@ def placed(hosts, counts):
 
 
 def _names(shown, hosts, most):
-    if isinstance(hosts, (str, bytes)) or not isinstance(hosts, Iterable):
-        raise TypeError(f"{shown}: expected a list of names or addresses, got {_check.got(hosts)}")
+    wrong = TypeError(f"{shown}: expected a list of names or addresses, got {_check.got(hosts)}")
+    if isinstance(hosts, str) or not isinstance(hosts, Iterable):
+        raise wrong
     hosts = list(hosts)
+    if not all(isinstance(host, str) for host in hosts):
+        raise wrong
     if not 0 < len(hosts) <= most:
         raise ValueError(f"{shown}: expected 1 to {most} hosts, as many as tasks at most; got {_check.got(hosts)}")
     for host in hosts:
         try:
-            parse_address(f"{host}:{LISTING_PORT}" if isinstance(host, str) else host)
+            parse_address(f"{host}:{LISTING_PORT}")
         except ValueError:
             host = "-"
-        if str(host).startswith("-"):  # which a program would take for an option
+        if host.startswith("-"):  # which a program would take for an option
             raise ValueError(f"{shown}: expected names or addresses of hosts, without a port; got {_check.got(hosts)}")
     return hosts
 

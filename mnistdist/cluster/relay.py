@@ -41,15 +41,17 @@ async def _serve(settings):
     first = {name: settings[name] for name in ("spec", "servers", "preload")}
     first |= {name: settings["hosts"][name] for name in ("devices", "num_gpus")}
     hosts = [_Host(host, about, settings["folder"], client) for host, about in settings["hosts"]["each"].items()]
+    tasks = []
     try:
         await asyncio.gather(*(host.reach(first) for host in hosts))
-        work = [_pass_on(reader, hosts), _introduce(settings["folder"], hosts), *(host.attend() for host in hosts)]
-        tasks = [asyncio.ensure_future(each) for each in work]
-        ends = asyncio.ensure_future(over.wait()), tasks[0], *tasks[2:]
-        done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        ends = [over.wait(), _pass_on(reader, hosts), *(host.attend() for host in hosts)]
+        tasks = [asyncio.ensure_future(each) for each in (_introduce(settings["folder"], hosts), *ends)]
+        done, _ = await asyncio.wait(tasks[1:], return_when=asyncio.FIRST_COMPLETED)
         for each in done:
             each.result()
     finally:
+        for each in tasks:
+            each.cancel()  # first, because that other hosts end now is no news
         await asyncio.gather(*(host.leave() for host in hosts))
 
 

@@ -13,12 +13,16 @@ from pathlib import Path
 import psutil
 import pytest
 
+from mnistdist import Cluster
+from mnistdist.cluster import pinning
+from mnistdist.cluster.agent import shares
+from mnistdist.cluster.hosts import placed, reached
 from mnistdist.cluster.link import SILENCE, versions
 from tests.cluster.open_ports import open_sockets
 from tests.cluster.three_hosts import NAMES, ThreeHosts
 from tests.helpers import alive, below, wait_until
 
-CLEAN = 2  # seconds within which every host is clean, however a cluster ends
+CLEAN = 8  # seconds; a machine with nothing else to do takes 2, and that a link is silent would be noticed after 10
 NETNS = "ip netns exec {host}"
 BEGINNING = """
 import json, os, signal, sys, time
@@ -35,6 +39,10 @@ def tell(**said):
 def network():
     import os
     return os.readlink("/proc/self/ns/net")
+
+def cores():
+    import os
+    return sorted(os.sched_getaffinity(0))
 
 """
 
@@ -70,7 +78,7 @@ def start(hosts):
     yield start_one
     for client in started:
         end(client)
-    wait_until(lambda: not hosts.left_behind(), CLEAN, f"the end of {hosts.left_behind()}")
+    wait_until(lambda: not hosts.left_behind(), CLEAN, "hosts that are clean in the end")
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +110,11 @@ STORY = """
         tell(who=running.all.apply_sync(who), pids=[task.pid for task in running.tasks])
         tell(networks=running.all.apply_sync(network), sums=running.workers.apply_sync(add_across))
         shell.run_cell("%%px\\nmine = f'{job_name}:{task_index}'")
-        tell(mine=running.all["mine"], cores=running.all.apply_sync(lambda: sorted(os.sched_getaffinity(0))))
+        tell(mine=running.all["mine"], cores=running.all.apply_sync(cores))
         sys.stdin.readline()
         run = train(running, steps=60, seed=1)
         run_sync = train(running, steps=40, sync=True, seed=1)
-        tell(steps=len(run.steps), workers=sorted(set(run.steps["task"])), accuracy=run.test.accuracy)
+        tell(steps=[len(run.steps), len(run_sync.steps)], workers=len(run.results), accuracy=run.test.accuracy)
         running["worker", 0].apply_sync(os.write, 2, b"heard over there\\n")
         running.kill("worker:1")
         running["worker", 0].apply_async(os._exit, 3)
@@ -159,7 +167,7 @@ def test_a_cluster_on_three_hosts_works_like_one_on_this_machine(hosts, start, r
     client.stdin.flush()
 
     said = heard(client)
-    assert said["steps"] == 60 and said["workers"] == ["worker:0", "worker:1"] and 0 <= said["accuracy"] <= 1
+    assert said["steps"] == [60, 80] and said["workers"] == 2 and 0 < said["accuracy"] <= 1
     said = heard(client)
     assert said["exits"] == [3, -9] and "heard over there" in said["log"]
     assert heard(client) == {"sums": [3.0, 3.0], "status": "running"}
@@ -175,7 +183,7 @@ def test_tasks_of_one_host_share_it(start):
         """
         with cluster(hosts={"ps": ["n3"], "worker": ["n2", "n2"]}) as running:
             tell(spec=running.spec, networks=running.all.apply_sync(network))
-            tell(cores=running.workers.apply_sync(lambda: sorted(os.sched_getaffinity(0))))
+            tell(cores=running.workers.apply_sync(cores))
         """
     )
     said = heard(client)
@@ -227,7 +235,7 @@ def test_a_killed_agent_ends_the_cluster_and_its_host_is_named(hosts, start):
     assert heard(client) == {"up": True}
     time.sleep(2)
     agent(hosts, "n2").kill()
-    wait_until(lambda: not hosts.left_behind(), CLEAN + 1, "clean hosts")  # a second, as the client's folder is one
+    wait_until(lambda: not hosts.left_behind(), CLEAN, "clean hosts")
     words = "task cluster failed: host n2: the link to its agent has closed (SIGKILL)"
     assert heard(client)["error"].startswith(words)
     assert heard(client)["error"].startswith(words)
@@ -251,7 +259,9 @@ def test_a_link_that_is_silent_is_noticed_by_the_hosts(hosts, start):
     relay.suspend()
     wait_until(lambda: not alive(hosts.processes()), SILENCE + CLEAN, "clean hosts")
     relay.resume()
-    assert "task cluster failed: host n" in heard(client)["error"]
+    for _ in "train", "restart":
+        assert "task cluster failed: host n" in heard(client)["error"]
+    wait_until(lambda: not hosts.left_behind(), CLEAN, "a clean client")
 
 
 # --------------------------------------------------------------------------------------- what goes wrong
@@ -356,3 +366,206 @@ def test_a_start_that_fails_names_the_host_and_the_cure(hosts, start, fault):
     finally:
         if holder:
             end(holder)
+
+
+# --------------------------------------------------------------------------------------------- over ssh
+
+
+@pytest.fixture
+def ssh_hosts():
+    """Three hosts with an ssh server each; sshd needs root, to give a session to a user."""
+    if os.geteuid() != 0 or not shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin"):
+        pytest.skip("sshd needs root" if os.geteuid() else "sshd is not installed here")
+    for hosts in three_hosts(rootless=False):
+        for name in "host", "key", "other":
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", hosts.folder / name], check=True)
+        (hosts.folder / "sshd_config").write_text(
+            f"HostKey {hosts.folder}/host\nAuthorizedKeysFile {hosts.folder}/key.pub\nStrictModes no\nUsePAM no\n"
+            "PidFile none\nPermitRootLogin prohibit-password\nAllowStreamLocalForwarding no\nAllowTcpForwarding no\n"
+        )
+        options = (
+            "User root\nIdentitiesOnly yes\nBatchMode yes\nConnectTimeout 3\nUserKnownHostsFile /dev/null\n"
+            "StrictHostKeyChecking no\nLogLevel ERROR\n"
+        )
+        for name in "key", "other":
+            (hosts.folder / f"with_{name}").write_text(f"{options}IdentityFile {hosts.folder}/{name}\n")
+        hosts.run("mkdir", "/run/sshd")
+        path = os.pathsep.join(sys.path)
+        program(hosts.folder, "python", f'export PYTHONPATH="{path}" TMPDIR={hosts.folder}; exec {sys.executable} "$@"')
+        servers = []
+        for name in NAMES:
+            words = "ip", "netns", "exec", name, "/usr/sbin/sshd", "-D", "-e", "-f", str(hosts.folder / "sshd_config")
+            servers.append(subprocess.Popen(hosts.command(*words), env=hosts.environment, stderr=subprocess.DEVNULL))
+        try:
+            yield hosts
+        finally:
+            for server in servers:
+                server.kill()
+                server.wait()
+
+
+def over_ssh(hosts, key="key", **options):
+    reach = f"ssh -F {hosts.folder}/with_{key} {{host}}"
+    return repr({"reach": reach, "python": str(hosts.folder / "python")} | options)
+
+
+def left_on(hosts, *names):
+    """The processes on these hosts, or on all, without those of ssh's servers."""
+    return [each for each in hosts.processes(*names) if each.name() != "sshd"]
+
+
+def test_a_cluster_over_ssh_and_a_cable_that_is_pulled(ssh_hosts, record_property):
+    """Its server forwards nothing, and one login a host is enough."""
+    client = client_on(
+        ssh_hosts,
+        f"""
+        began = time.monotonic()
+        running = cluster(**{over_ssh(ssh_hosts)}).start()
+        tell(start=time.monotonic() - began, sums=running.workers.apply_sync(add_across))
+        run = train(running, steps=60)
+        running.restart("worker:1")
+        tell(steps=len(run.steps), log=running.logs("worker:0"))
+        began = time.monotonic()
+        running.stop()
+        tell(stop=time.monotonic() - began)
+        sys.stdin.readline()
+        running.start()
+        tell(started=True)
+        began = time.monotonic()
+        try:
+            train(running, steps=10**6, step_timeout=None)
+        except TaskFailed as error:
+            tell(error=str(error), seconds=time.monotonic() - began)
+        running.stop()
+        """,
+    )
+    try:
+        said = heard(client)
+        record_property("seconds to start", said["start"])
+        assert said["sums"] == [3.0, 3.0]
+        said = heard(client)
+        assert said["steps"] == 60 and "grpc://n2:2223" in said["log"]
+        record_property("seconds to stop", heard(client)["stop"])
+        assert left_on(ssh_hosts) == []
+        client.stdin.write("\n")
+        client.stdin.flush()
+        assert heard(client) == {"started": True}
+        ssh_hosts.run("ip", "link", "set", "p2", "down")
+        said = heard(client)
+        assert f"host n2: nothing has been heard from it for {SILENCE} s" in said["error"]
+        assert said["seconds"] < SILENCE + 5
+        wait_until(lambda: not left_on(ssh_hosts, "n1", "n3"), CLEAN, "the hosts that are reached still")
+        wait_until(lambda: not left_on(ssh_hosts), SILENCE, "the host that is not")
+        assert client.wait(20) == 0
+    finally:
+        end(client)
+
+
+@pytest.mark.parametrize(
+    ("options", "words", "quoted"),
+    [
+        ({"key": "other"}, "has not reached it (exit code 255)", "Permission denied"),
+        (
+            {"hosts": ["n1", "192.168.233.9"]},
+            "host 192.168.233.9: `ssh",
+            "ssh: connect to host 192.168.233.9 port 22: ",
+        ),
+        ({"python": "/no/such/python"}, ": /no/such/python can't be run there", "No such file or directory"),
+    ],
+)
+def test_what_ssh_says_is_quoted(ssh_hosts, options, words, quoted):
+    client = client_on(ssh_hosts, f"cluster(**{over_ssh(ssh_hosts, **options)}).start()")
+    _, said = client.communicate(timeout=60)
+    message = said[said.rindex("ClusterStartError: ") :]
+    assert words in message.splitlines()[0] and quoted in message
+    wait_until(lambda: not left_on(ssh_hosts), CLEAN, "clean hosts")
+
+
+# ------------------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "said"),
+    [
+        ({"hosts": "n1"}, TypeError, "hosts: expected a list of names or addresses, got 'n1'"),
+        ({"hosts": []}, ValueError, "hosts: expected 1 to 3 hosts, as many as tasks at most; got []"),
+        ({"hosts": list("abcd")}, ValueError, "hosts: expected 1 to 3 hosts, as many as tasks at most; got ['a', 'b'"),
+        ({"hosts": ["n1", 3]}, TypeError, "hosts: expected a list of names or addresses, got ['n1', 3]"),
+        (
+            {"hosts": ["n1:22"]},
+            ValueError,
+            "hosts: expected names or addresses of hosts, without a port; got ['n1:22']",
+        ),
+        ({"hosts": ["-oProxyCommand=sh"]}, ValueError, "hosts: expected names or addresses of hosts, without a port"),
+        ({"hosts": {"ps": ["a"]}}, ValueError, "hosts: expected a list, or one for each of 'ps' and 'worker'; got {"),
+        (
+            {"hosts": {"ps": ["a", "b"], "worker": ["c"]}},
+            ValueError,
+            "hosts['ps']: expected 1 to 1 hosts, as many as tasks at most; got ['a', 'b']",
+        ),
+        ({"reach": "sh -c true"}, ValueError, "reach: expected a program of this machine's, and {host} among its arg"),
+        ({"reach": "no_such_program {host}"}, ValueError, "as in 'ssh {host}'; got 'no_such_program {host}'"),
+        ({"reach": "sh '{host}"}, ValueError, 'reach: No closing quotation; got "sh \'{host}"'),
+        ({"reach": ["sh", "{host}"]}, TypeError, "reach: expected a command as a str, got ['sh', '{host}']"),
+        ({"python": 3}, TypeError, "python: expected a command as a str, got 3"),
+        ({"network": "private"}, ValueError, "network='private' needs hosts=None: hosts have networks of their own"),
+        ({"devices": "gpu"}, ValueError, "devices must be 'auto', 'cpu' or a list of GPU ids; got 'gpu'"),
+        ({"num_gpus": -1}, ValueError, "num_gpus: expected an int of 0 or more, got -1"),
+    ],
+)
+def test_bad_arguments_say_what_was_expected(arguments, kind, said):
+    with pytest.raises(kind) as caught:
+        Cluster(**{"hosts": ["n1", "n2"], "reach": "sh {host}"} | arguments)
+    assert said in str(caught.value)
+
+
+def test_tasks_are_placed_in_turn_or_as_it_is_said():
+    counts = {"ps": 1, "worker": 3}
+    assert placed(["a", "b"], counts) == {
+        ("ps", 0): "a",
+        ("worker", 0): "b",
+        ("worker", 1): "a",
+        ("worker", 2): "b",
+    }
+    assert list(placed({"worker": ["a", "b"], "ps": ["c"]}, counts).values()) == ["c", "a", "b", "a"]
+    cluster = Cluster(ps=1, workers=3, hosts=("[fd00::1]", "10.0.0.2"), reach="sh -c 'ssh {host} x' -l {host}")
+    assert cluster._hosts.spec == {
+        "ps": ["[fd00::1]:2222"],
+        "worker": ["10.0.0.2:2223", "[fd00::1]:2224", "10.0.0.2:2225"],
+    }
+    assert cluster.spec is None and repr(cluster) == "Cluster(ps=1, workers=3, status='new')"
+
+
+def test_what_a_host_is_reached_with():
+    where = {("ps", 0): "[fd00::1]", ("worker", 0): "b", ("worker", 1): "b"}
+    first, second = reached(where, "sh -c 'ssh {host} x' -l {host}", None).values()
+    agent = [sys.executable, "-m", "mnistdist.cluster.agent"]
+    assert first == {
+        "command": ["sh", "-c", "ssh fd00::1 x", "-l", "fd00::1", *agent],
+        "log": "host-0",
+        "tasks": [("ps", 0)],
+    }
+    assert second["tasks"] == [("worker", 0), ("worker", 1)] and second["log"] == "host-1"
+
+
+@pytest.mark.skipif(not shutil.which("ssh"), reason="ssh is not installed here")
+def test_ssh_gets_words_for_a_shell():
+    (about,) = reached({("ps", 0): "n1"}, "ssh -T {host}", "/my programs/python").values()
+    assert about["command"] == ["ssh", "-T", "n1", "'/my programs/python'", "-m", "mnistdist.cluster.agent"]
+
+
+def test_each_host_shares_its_own_cores_and_gpus(monkeypatch):
+    monkeypatch.setattr(pinning, "available_cores", lambda: [0, 1, 2, 3])
+    monkeypatch.setattr(pinning, "find_gpus", list)
+    tasks = [("ps", 1), ("worker", 1), ("worker", 3)]
+    pins, notice = shares(tasks, "auto", None)
+    assert {name: pin.cores for name, pin in pins.items()} == {
+        ("ps", 1): (0, 1, 2, 3),
+        ("worker", 1): (0, 1),
+        ("worker", 3): (2, 3),
+    }
+    assert notice is None
+    assert [pin.cores for pin in shares([("ps", 0), ("ps", 2)], ["0"], 1)[0].values()] == [(0, 1), (2, 3)]
+    pins, notice = shares(tasks, ["5"], None)
+    assert pins["worker", 3].env["CUDA_VISIBLE_DEVICES"] == "5" and pins["ps", 1].env["CUDA_VISIBLE_DEVICES"] == "-1"
+    assert notice == "2 workers share GPU 5: each takes GPU memory as it needs it"

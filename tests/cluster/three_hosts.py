@@ -4,11 +4,13 @@ They are in private namespaces of their own: the machine's network is not touche
 hosts are called n1, n2 and n3.
 """
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from tests.helpers import alive, unprivileged
@@ -87,8 +89,6 @@ class ThreeHosts:
 
     def processes(self, *names):
         """The running processes on some hosts, by default on all."""
-        import psutil
-
         wanted = {f"net:[{self._inodes[name]}]" for name in names or NAMES}
 
         def is_there(process):
@@ -101,8 +101,11 @@ class ThreeHosts:
 
     def left_behind(self):
         """What a cluster has left: processes on the hosts, and temporary folders, which all have in one place here."""
-        words = [" ".join(process.cmdline())[:80] for process in self.processes()]
-        return words + [path.name for path in self.folder.glob("mnistdist-*")]
+        found = [path.name for path in self.folder.glob("mnistdist-*")]
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):  # it has ended since
+                found.append(" ".join(process.cmdline())[:80])
+        return found
 
     def close(self):
         self._holder.stdin.close()

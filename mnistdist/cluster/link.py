@@ -13,7 +13,7 @@ import sys
 
 import mnistdist
 
-BEAT, SILENCE = 1, 10  # seconds between two beats; seconds without a word after which a link is lost
+BEAT, SILENCE = 1, 8  # seconds between two beats; seconds without a word after which a link is lost
 GREETING = b"mnistdist agent "
 _HEADER = struct.Struct(">II")
 _CHUNK = 2**16

@@ -88,8 +88,8 @@ class Processes:
 
     @property
     def alive(self):
-        """Whether the keeper is still running, and with it the rest of the tree."""
-        return self._keeper.poll() is None
+        """Whether the keeper is still running, and nothing has happened that ends the rest of the tree."""
+        return self._keeper.poll() is None and self.failure is None
 
     def count(self):
         """How many processes there are, including the keeper."""

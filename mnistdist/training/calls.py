@@ -41,6 +41,7 @@ def idle_workers(cluster, step_timeout, held):
                     answers[task] = cluster[task].apply_async(identity)
         while pending := [task for task, answer in answers.items() if not answer.ready()]:
             held()
+            cluster._engines.require_alive()
             if time.monotonic() > deadline:
                 raise _busy(pending, _stopped(cluster, pending), patience)
             answers[pending[0]].wait(0.05)

@@ -22,7 +22,7 @@ from tests.cluster.open_ports import open_sockets
 from tests.cluster.three_hosts import NAMES, ThreeHosts
 from tests.helpers import alive, below, wait_until
 
-CLEAN = 8  # seconds; a machine with nothing else to do takes 2, and that a link is silent would be noticed after 10
+CLEAN = 6  # seconds; a machine with nothing else to do takes 2, and that a link is silent would be noticed after 8
 NETNS = "ip netns exec {host}"
 BEGINNING = """
 import json, os, signal, sys, time
@@ -120,7 +120,7 @@ STORY = """
         running["worker", 0].apply_async(os._exit, 3)
         while running.exit_of("worker:0") is None:
             time.sleep(0.05)
-        tell(exits=[running.exit_of(f"worker:{i}") for i in (0, 1)], log=running.logs("worker:0"))
+        tell(exits=[running.exit_of(f"worker:{i}") for i in (0, 1)], log=running.logs("worker:0", 200))
         running.restart("worker:1")
         running.restart()
         tell(sums=running.workers.apply_sync(add_across), status=running.status)
@@ -134,7 +134,7 @@ STORY = """
         big = running["worker", 0].apply_sync(lambda data: data[::-1], bytes(2**25) + b"x")
         tell(size=len(big), first=big[:1].decode())
         began = time.monotonic()
-    tell(stop=time.monotonic() - began, status=running.status, log=running.logs("worker:0"))
+    tell(stop=time.monotonic() - began, status=running.status, log=running.logs("worker:0", 200))
     sys.stdin.readline()
 """
 
@@ -167,7 +167,8 @@ def test_a_cluster_on_three_hosts_works_like_one_on_this_machine(hosts, start, r
     client.stdin.flush()
 
     said = heard(client)
-    assert said["steps"] == [60, 80] and said["workers"] == 2 and 0 < said["accuracy"] <= 1
+    assert said["steps"][0] >= 60 and said["steps"][1] >= 80  # who has begun a step when it is over may end it
+    assert said["workers"] == 2 and 0 < said["accuracy"] <= 1
     said = heard(client)
     assert said["exits"] == [3, -9] and "heard over there" in said["log"]
     assert heard(client) == {"sums": [3.0, 3.0], "status": "running"}
@@ -404,9 +405,9 @@ def ssh_hosts():
                 server.wait()
 
 
-def over_ssh(hosts, key="key", **options):
-    reach = f"ssh -F {hosts.folder}/with_{key} {{host}}"
-    return repr({"reach": reach, "python": str(hosts.folder / "python")} | options)
+def over_ssh(there, key="key", **options):
+    reach = f"ssh -F {there.folder}/with_{key} {{host}}"
+    return repr({"reach": reach, "python": str(there.folder / "python")} | options)
 
 
 def left_on(hosts, *names):
@@ -424,7 +425,7 @@ def test_a_cluster_over_ssh_and_a_cable_that_is_pulled(ssh_hosts, record_propert
         tell(start=time.monotonic() - began, sums=running.workers.apply_sync(add_across))
         run = train(running, steps=60)
         running.restart("worker:1")
-        tell(steps=len(run.steps), log=running.logs("worker:0"))
+        tell(steps=len(run.steps), log=running.logs("worker:1", 99))
         began = time.monotonic()
         running.stop()
         tell(stop=time.monotonic() - began)
@@ -444,7 +445,7 @@ def test_a_cluster_over_ssh_and_a_cable_that_is_pulled(ssh_hosts, record_propert
         record_property("seconds to start", said["start"])
         assert said["sums"] == [3.0, 3.0]
         said = heard(client)
-        assert said["steps"] == 60 and "grpc://n2:2223" in said["log"]
+        assert said["steps"] >= 60 and "grpc://n3:2224" in said["log"]
         record_property("seconds to stop", heard(client)["stop"])
         assert left_on(ssh_hosts) == []
         client.stdin.write("\n")

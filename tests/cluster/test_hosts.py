@@ -231,15 +231,23 @@ def agent(hosts, name):
     return found
 
 
-def test_a_killed_agent_ends_the_cluster_and_its_host_is_named(hosts, start):
+@pytest.mark.parametrize(
+    ("victim", "words"),
+    [
+        (lambda agent: agent, "host n2: the link to its agent has closed (SIGKILL)"),
+        (lambda agent: agent.children()[0], "host n2: its keeper or nursery has ended"),
+        (lambda agent: agent.children()[0].children()[0], "host n2: its keeper or nursery has ended"),
+    ],
+    ids=["agent", "keeper", "nursery"],
+)
+def test_losing_any_part_of_a_host_ends_the_cluster_and_the_host_is_named(hosts, start, victim, words):
     client = start(ON_LOSS)
     assert heard(client) == {"up": True}
     time.sleep(2)
-    agent(hosts, "n2").kill()
+    victim(agent(hosts, "n2")).kill()
+    for _ in "train", "restart":
+        assert heard(client)["error"].startswith(f"task cluster failed: {words}")
     wait_until(lambda: not hosts.left_behind(), CLEAN, "clean hosts")
-    words = "task cluster failed: host n2: the link to its agent has closed (SIGKILL)"
-    assert heard(client)["error"].startswith(words)
-    assert heard(client)["error"].startswith(words)
 
 
 def test_a_link_that_is_silent_is_noticed_by_the_client_and_its_host_is_named(hosts, start):

@@ -1,8 +1,9 @@
 """The pipe between a cluster's relay and the agent on a host: what goes through it, the same at both ends.
 
-After the agent's first line, with its versions, there are frames. A frame is a channel, a length and so many bytes.
-Channel 0 has messages, each a JSON object; an empty one is a beat. Each other channel is a connection of an engine's to
-a socket of the controller's, so that an engine needs no way to the client but this pipe, whatever program has laid it.
+After the agent's first line, with its versions, there are frames. A frame is a channel, a length, so many bytes, and a
+newline, because some programs pass on whole lines only. Channel 0 has messages, each a JSON object; an empty one is a
+beat. Each other channel is a connection of an engine's to a socket of the controller's, so that an engine needs no way
+to the client but this pipe, whatever program has laid it.
 """
 
 import asyncio
@@ -36,7 +37,7 @@ class Link:
         self._put(0, json.dumps(message).encode())
 
     def _put(self, channel, content):
-        self._writer.write(_HEADER.pack(channel, len(content)) + content)
+        self._writer.write(_HEADER.pack(channel, len(content)) + content + b"\n")
 
     def start_to_beat(self):
         """From now on, the other side hears something at least once a second."""
@@ -69,7 +70,7 @@ class Link:
 
     async def _frame(self):
         channel, length = _HEADER.unpack(await self._reader.readexactly(_HEADER.size))
-        return channel, await self._reader.readexactly(length)
+        return channel, (await self._reader.readexactly(length + 1))[:-1]
 
     def carry(self, channel, reader, writer):
         """Lets a channel stand for the connection to a socket, given as its two streams, until either end is closed."""

@@ -6,6 +6,7 @@ When the relay ends, or the keeper ends it, the pipes to the agents close, and w
 """
 
 import asyncio
+import contextlib
 import functools
 import json
 import os
@@ -166,7 +167,7 @@ class _Host:
         return os.path.join(self._folder, f"{log}.log")
 
     def _write(self, log, content):
-        with open(self._path(log), "ab") as file:
+        with contextlib.suppress(OSError), open(self._path(log), "ab") as file:  # without a log, all goes on
             file.write(content)
 
     async def leave(self):

@@ -11,6 +11,7 @@ import contextlib
 import json
 import struct
 import sys
+from importlib.metadata import PackageNotFoundError, version
 
 import mnistdist
 
@@ -21,8 +22,11 @@ _CHUNK = 2**16
 
 
 def versions():
-    """What has to be the same at both ends."""
-    return {"mnistdist": mnistdist.__version__, "Python": "{}.{}".format(*sys.version_info)}
+    """What an agent says first: versions, of which the first two have to be the client's. None is what isn't there."""
+    found = {"mnistdist": mnistdist.__version__, "Python": "{}.{}".format(*sys.version_info), "TensorFlow": None}
+    with contextlib.suppress(PackageNotFoundError):
+        found["TensorFlow"] = version("tensorflow")
+    return found
 
 
 class Link:

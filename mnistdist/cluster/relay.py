@@ -112,10 +112,15 @@ class _Host:
             self._write(self._log, line)  # by a shell's start-up file, say
         else:
             raise HostLost(*await self._why_no_agent())
-        for what, there in json.loads(said).items():
-            if what in (here := versions()) and here[what] != there:
+        here, there = versions(), json.loads(said)
+        for what in "mnistdist", "Python":
+            if here[what] != there[what]:
                 cure = f"install {what} {here[what]} there, or name an interpreter that has it: Cluster(python=...)"
-                raise HostLost(f"it has {what} {there}, and this machine has {here[what]}", cure)
+                raise HostLost(f"it has {what} {there[what]}, and this machine has {here[what]}", cure)
+        if not there["TensorFlow"]:
+            raise HostLost(
+                "it has no TensorFlow", "install it there, or name an interpreter that has it: Cluster(python=...)"
+            )
 
     async def _why_no_agent(self):
         """What is wrong and what to do, by the words of the command that should have started the agent."""

@@ -539,6 +539,7 @@ IN_TESTS = {
     "host …: … can't be run there": ("test_hosts", ": /no/such/python can't be run there"),
     "host …: … has no such mnistdist there": ("test_hosts", "bare has no such mnistdist there"),
     "host …: it has … …, and this machine has …": ("test_hosts", ": it has Python 3.9, and this machine has "),
+    "host …: it has no TensorFlow": ("test_hosts", ": it has no TensorFlow"),
     "host …: port … is …": ("test_hosts", "host n2: port 2223 is in use by another process; end that"),
     "host …: … can't be resolved there: …": ("test_hosts", ": 'nameless' can't be resolved there: "),
     "host …: the link to its agent has closed (…)": (

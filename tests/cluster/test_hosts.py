@@ -1,23 +1,26 @@
 """Clusters on three hosts, which are network namespaces; TensorFlow's servers run in these only."""
 
+import asyncio
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from mnistdist import Cluster
-from mnistdist.cluster import pinning
+from mnistdist.cluster import link, pinning
 from mnistdist.cluster.agent import shares
 from mnistdist.cluster.hosts import placed, reached
-from mnistdist.cluster.link import SILENCE, versions
+from mnistdist.cluster.link import SILENCE, Link, versions
 from tests.cluster.open_ports import open_sockets
 from tests.cluster.three_hosts import NAMES, ThreeHosts
 from tests.helpers import alive, below, wait_until
@@ -102,6 +105,7 @@ def three_hosts(rootless):
 
 STORY = """
     from IPython.core.interactiveshell import InteractiveShell
+    from mnistdist.training import client as training
 
     shell = InteractiveShell.instance()
     began = time.monotonic()
@@ -112,7 +116,8 @@ STORY = """
         shell.run_cell("%%px\\nmine = f'{job_name}:{task_index}'")
         tell(mine=running.all["mine"], cores=running.all.apply_sync(cores))
         sys.stdin.readline()
-        run = train(running, steps=60, seed=1)
+        training.prepare = None  # because the folder is another machine's
+        run = train(running, steps=60, seed=1, logdir=os.environ["TMPDIR"] + "/log")
         run_sync = train(running, steps=40, sync=True, seed=1)
         tell(steps=[len(run.steps), len(run_sync.steps)], workers=len(run.results), accuracy=run.test.accuracy)
         running["worker", 0].apply_sync(os.write, 2, b"heard over there\\n")
@@ -168,6 +173,7 @@ def test_a_cluster_on_three_hosts_works_like_one_on_this_machine(hosts, start, r
 
     said = heard(client)
     assert said["steps"][0] >= 60 and said["steps"][1] >= 80  # who has begun a step when it is over may end it
+    assert (hosts.folder / "log" / "checkpoint").is_file()
     assert said["workers"] == 2 and 0 < said["accuracy"] <= 1
     said = heard(client)
     assert said["exits"] == [3, -9] and "heard over there" in said["log"]
@@ -326,6 +332,11 @@ FAULTS = {
         greeting(mnistdist="0.1.9"),
         f": it has mnistdist 0.1.9, and this machine has {HERE['mnistdist']}",
         ["Welcome.", f"install mnistdist {HERE['mnistdist']} there, or name an interpreter that has it"],
+    ),
+    "no TensorFlow": (
+        greeting(TensorFlow=None),
+        ": it has no TensorFlow",
+        ["install it there, or name an interpreter that has it: Cluster(python=...)"],
     ),
     "another Python": (
         greeting(Python="3.9"),
@@ -578,3 +589,40 @@ def test_each_host_shares_its_own_cores_and_gpus(monkeypatch):
     pins, notice = shares(tasks, ["5"], None)
     assert pins["worker", 3].env["CUDA_VISIBLE_DEVICES"] == "5" and pins["ps", 1].env["CUDA_VISIBLE_DEVICES"] == "-1"
     assert notice == "2 workers share GPU 5: each takes GPU memory as it needs it"
+
+
+def test_what_goes_through_a_link():
+    """Messages, and a connection that the other side can open, fill and close; one that is closed is no error."""
+
+    async def ends():
+        streams = [await asyncio.open_unix_connection(sock=each) for each in socket.socketpair()]
+        near, far = (Link(*pair) for pair in streams)
+        mine, theirs = socket.socketpair()
+        near.carry(7, *await asyncio.open_unix_connection(sock=theirs))
+        near.tell(a="ü\n")
+        mine.sendall(b"there\n")
+        mine.shutdown(socket.SHUT_WR)
+        got = bytearray()
+        far._sockets[7] = SimpleNamespace(write=got.extend, close=lambda: far.tell(closed=True))
+        hears, answers = far.messages(), near.messages()
+        said = [await anext(hears)]
+        far.tell()
+        near._put(9, b"to nobody")
+        rest = asyncio.ensure_future(anext(hears, None))
+        said.append(await anext(answers))
+        streams[0][1].close()
+        return said, bytes(got), await rest
+
+    assert asyncio.run(ends()) == ([{"a": "ü\n"}, {"closed": True}], b"there\n", None)
+
+
+def test_a_link_that_says_nothing_is_given_up(monkeypatch):
+    monkeypatch.setattr(link, "SILENCE", 0.1)
+
+    async def hear():
+        ours, theirs = socket.socketpair()
+        with theirs:
+            return await anext(Link(*await asyncio.open_unix_connection(sock=ours)).messages())
+
+    with pytest.raises(asyncio.TimeoutError):
+        asyncio.run(hear())

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 
-from mnistdist.cluster import forkserver, linux, relay
+from mnistdist.cluster import forkserver, linux
 
 
 def main():
@@ -28,7 +28,9 @@ def main():
                 with open(os.path.join(settings["folder"], "controller.log"), "wb") as log:
                     files = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
                     group = subprocess.Popen(settings["controller"], preexec_fn=join_group, **files).pid
-            serve = relay.serve if settings["hosts"] else forkserver.serve
+            serve = forkserver.serve
+            if settings["hosts"]:
+                from mnistdist.cluster.relay import serve  # here, because it takes long to import
             nursery = os.fork()
             if nursery == 0:
                 linux.run_forked(lambda: (join_group(signal.SIGTERM), serve(settings)))

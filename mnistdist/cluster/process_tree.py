@@ -132,7 +132,8 @@ class Processes:
         name = event.get("job"), event.get("index")
         with self._changed:
             if event["event"] == "failed":
-                self.failure = event["reason"], event.get("log", "nursery"), event.get("hint", "the log lines say why")
+                told = event["reason"], event.get("log", "nursery"), event.get("hint", "the log lines say why")
+                self.failure = self.failure or told  # what comes after the first is its consequence
             elif event["event"] == "reached":
                 self.unanswered.pop(event["host"])
             elif event["event"] == "notice":

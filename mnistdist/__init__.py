@@ -10,9 +10,11 @@ each of which imports only what stands above it, or before it in its line:
     results  placement  model         what a training brings home; where ops run; the classic program's network
     cluster/                          Cluster: its processes and engines, their network, GPUs and cores
         linux  network  pinning       starting and ending processes; addresses, private networks; who gets what
-        recovery                      who is stopped, who begins again
-        task  forkserver  keeper      becomes a task; forks the tasks; ends everything
-        process_tree  engines         the seam: start, signal, on_exit, tail, close; engines that are waited for
+        recovery  hosts               who is stopped, who begins again; which task is on which host
+        task  forkserver              becomes a task; forks the tasks
+        link  relay  keeper           a pipe to a host; the client's end of all pipes; ends everything
+        process_tree  agent           the seam: start, signal, on_exit, tail, close; the same on a host
+        engines                       engines that are waited for
     training/                         train: what it does, in the client and in each worker
         spec  runs  heartbeat         every default; runs that end in time; how a ps learns that the training is over
         graph  replica                walking through graphs; a worker's copy of the graph

@@ -15,7 +15,7 @@ os.environ.setdefault("MNISTDIST_PROGRESS", "0")
 os.environ.setdefault("ZOO_SEED", str(random.randrange(10**6)))  # here, so that all processes of a run take the same
 os.environ.update(PLAIN)  # tests read what their children say
 # A minute or more each: where files run beside each other, these begin first, or one would be left running alone.
-LONG = ["test_cluster", "test_distributed", "test_faults", "test_logdir", "test_peers", "test_train"]
+LONG = ["test_cluster", "test_distributed", "test_faults", "test_hosts", "test_logdir", "test_peers", "test_train"]
 LONG += ["test_environments", "test_one_design", "test_zoo"]
 LONG += ["program", "from_listing_to_program", "recovery", "when_it_goes_wrong"]
 

@@ -65,17 +65,26 @@ def link_engine_sockets(folder):
 
     ipyparallel 9.2 binds them as ``PATH-PORT`` and connects to ``PATH:PORT``; a link from one to the other serves.
     """
-    path = os.path.join(folder, "profile", "security", "ipcontroller-engine.json")
+    path = engines_file(folder)
     info = poll(60, lambda: read_connection_file(path), 0.02)  # the controller starts beside the import
     if info is None:
         raise TimeoutError("the controller wrote no connection file within 60 s")
     base = info["interface"].removeprefix("ipc://")
-    for value in info.values():
-        for port in value if isinstance(value, list) else [value]:
-            if isinstance(port, int):
-                with contextlib.suppress(FileExistsError):
-                    os.symlink(f"{base}-{port}", f"{base}:{port}")
+    for port in engine_ports(info):
+        with contextlib.suppress(FileExistsError):
+            os.symlink(f"{base}-{port}", f"{base}:{port}")
     return path
+
+
+def engines_file(folder):
+    """Path of the file with which engines connect, which the controller writes."""
+    return os.path.join(folder, "profile", "security", "ipcontroller-engine.json")
+
+
+def engine_ports(info):
+    """The numbers of the sockets in the content of that file."""
+    values = [port for value in info.values() for port in (value if isinstance(value, list) else [value])]
+    return [port for port in values if isinstance(port, int)]
 
 
 def read_connection_file(path):

@@ -1,4 +1,4 @@
-"""A cluster of real ps and worker processes on this machine, each an ipyparallel engine, driven from a notebook."""
+"""A cluster of real ps and worker processes, here or on hosts, each an ipyparallel engine, driven from a notebook."""
 
 import functools
 import html
@@ -13,13 +13,12 @@ from mnistdist import _check
 from mnistdist._interrupts import HeldInterrupts
 from mnistdist.cluster import pinning
 from mnistdist.cluster._ipyparallel import activate_magics
-from mnistdist.cluster.engines import Engines, Limit, start_error
-from mnistdist.cluster.linux import spare_descriptors
+from mnistdist.cluster.engines import Engines, Limit, require_descriptors, start_error
+from mnistdist.cluster.hosts import Hosts
 from mnistdist.cluster.network import choose_network, task_addresses, wanted_network
 from mnistdist.cluster.task import Task
 from mnistdist.errors import describe_exit
 
-DESCRIPTORS = 128  # how many files a cluster opens in the client, and at most in each of its own processes
 PRELOAD = ["mnistdist.training.client"]  # by name, because what a training imports is above this package
 _started = weakref.WeakValueDictionary()  # the running clusters by their id(); the last one has the magics
 
@@ -35,6 +34,11 @@ class Cluster:
         network: ``"private"`` is a network namespace of the cluster's own, with the classic program's addresses.
             ``"host"`` is 127.0.0.1 with free ports, open to anyone who reaches this machine. ``"auto"`` is private if
             the system allows it, else host, and says so once. The variable ``MNISTDIST_NETWORK`` can replace "auto".
+        hosts: names or addresses of other machines; None for this one. Tasks are placed on them in turn, ps first, or
+            as ``{"ps": [...], "worker": [...]}`` says. Their ports are 2222, 2223, and so on, and ``devices`` and
+            ``num_gpus`` are meant for each host. Each has its own files, with the same version of this package.
+        reach: the command that runs another one on a ``{host}``, such as ``"docker exec -i {host}"``, with its stdin.
+        python: the interpreter on the hosts, by default the path of this one.
         servers: whether to start a ``tf.train.Server`` in every task, where it is called ``server``.
         timeout: seconds that starting may take.
 
@@ -49,12 +53,27 @@ class Cluster:
             print(cluster.workers.apply_sync(os.getpid))
     """
 
-    def __init__(self, ps=1, workers=2, *, devices="auto", num_gpus=None, network="auto", servers=True, timeout=60):
+    def __init__(
+        self,
+        ps=1,
+        workers=2,
+        *,
+        devices="auto",
+        num_gpus=None,
+        network="auto",
+        hosts=None,
+        reach="ssh {host}",
+        python=None,
+        servers=True,
+        timeout=60,
+    ):
         ps, workers = _check.argument("ps", ps), _check.argument("workers", workers)
         network, servers = wanted_network(network), _check.argument("servers", servers)
         timeout = _check.argument("timeout", timeout)
         self._counts = {"ps": ps, "worker": workers}
-        self._pins = pinning.assign(ps, workers, devices=devices, num_gpus=num_gpus)
+        wanted = {"devices": devices, "num_gpus": num_gpus}
+        self._hosts = None if hosts is None else Hosts(hosts, self._counts, reach, python, network=network, **wanted)
+        self._pins = self._hosts.pins if self._hosts else pinning.assign(ps, workers, **wanted)
         # Workers first, so that the [stdout:1] of an engine's output is worker 1's.
         self._ids = {("worker", i): i for i in range(workers)} | {("ps", i): workers + i for i in range(ps)}
         self._network, self._servers, self.timeout = network, servers, timeout
@@ -84,9 +103,9 @@ class Cluster:
     def tasks(self):
         """A tuple of all tasks, each a :class:`Task`, with the ps tasks first."""
         self._require_started()
-        pids = self._engines.processes.pids
+        pids, devices = self._engines.processes.pids, self._engines.processes.devices
         return tuple(
-            Task(job, i, address, self._pins[job, i].device, pids.get((job, i)), self._ids[job, i])
+            Task(job, i, address, devices.get((job, i)), pids.get((job, i)), self._ids[job, i])
             for job, addresses in self.spec.items()
             for i, address in enumerate(addresses)
         )
@@ -172,16 +191,11 @@ class Cluster:
             limit = Limit(self.timeout, time.monotonic() + self.timeout, held)
             if notice := pinning.sharing_notice(self._pins):
                 _say_once(notice)
-            if (spare := spare_descriptors(DESCRIPTORS)) < DESCRIPTORS:
-                raise start_error(
-                    f"this process may open {spare} more files, and a cluster needs {DESCRIPTORS}",
-                    self._ids,
-                    self.timeout,
-                    hint="close some, or raise the limit (ulimit -n)",
-                )
-            private = self._choose_network()
-            self.spec = task_addresses(*self._counts.values(), private=private)
-            options = {"private": private, "servers": self._servers, "preload": PRELOAD}
+            require_descriptors(self._ids, self.timeout)
+            options = {"private": self._choose_network(), "servers": self._servers, "preload": PRELOAD}
+            self.spec = task_addresses(*self._counts.values(), private=options["private"])
+            if self._hosts:
+                self.spec, options["hosts"] = self._hosts.spec, self._hosts.settings
             self._engines = Engines(self._ids, self._pins, self.spec, **options)
             try:
                 self._engines.connect(limit)
@@ -216,10 +230,11 @@ class Cluster:
         """Whether the tasks get a private network; if "auto" finds none, a line on stderr says so once."""
         hint = "use network='host' (127.0.0.1 and free ports), or allow user namespaces on this system"
         refusal = start_error("this system allows no private network", self._ids, self.timeout, hint=hint)
-        private = choose_network(self._network, refusal)
+        private = self._hosts is None and choose_network(self._network, refusal)
         if not private and self._network == "auto":
-            open_to_all = "TensorFlow's servers listen on every interface of this machine, without authentication"
-            _say_once(f"No private network on this system: {open_to_all}. Have a firewall where others can reach it.")
+            where, which = ("several hosts", "each host") if self._hosts else ("this system", "this machine")
+            open_to_all = f"TensorFlow's servers listen on every interface of {which}, without authentication"
+            _say_once(f"No private network on {where}: {open_to_all}. Have a firewall where others can reach it.")
         return private
 
     def exit_of(self, task):

@@ -9,13 +9,14 @@ from signal import SIGKILL
 from mnistdist._wait import poll
 from mnistdist.cluster import linux
 from mnistdist.cluster._ipyparallel import connect, forget_engines, read_connection_file, unregister
-from mnistdist.cluster.process_tree import Processes, keeper_lost
+from mnistdist.cluster.process_tree import Processes
 from mnistdist.cluster.task import identity
 from mnistdist.errors import ClusterStartError, TaskFailed, describe_exit
 
 # How long a start may take: the seconds (for messages), when they are over, the HeldInterrupts heard meanwhile.
 Limit = namedtuple("Limit", "seconds end held")
 
+DESCRIPTORS = 128  # how many files a cluster opens in the client, and at most in each of its own processes
 FEW_THREADS = 200  # if so few are left, a cluster may have ended for want of more, as each task has dozens
 
 
@@ -44,7 +45,7 @@ class Engines:
 
         for name in names:
             pin = self._pins[name]
-            self.processes.start(name, env=pin.env, cores=pin.cores, engine=self.ids[name])
+            self.processes.start(name, pin, engine=self.ids[name])
         engines, pids = {self.ids[name]: name for name in names}, self.processes.pids
 
         def all_there():
@@ -83,6 +84,9 @@ class Engines:
             silent = [name for name in names if name in processes.pids and name not in ready]
             log = silent[0] if silent else "nursery" if self.client else "controller"
             hint = f"a slow or busy machine needs more time: Cluster(timeout={2 * limit.seconds:g})"
+            for host in list(processes.unanswered)[:1]:
+                words, log = f"host {host} has not answered", processes.unanswered[host]
+                hint = f"see whether it runs and can be reached as `reach` says; {hint}"
         else:
             return
         log = processes.tail(log, 8)
@@ -160,7 +164,14 @@ class Engines:
     def require_alive(self):
         """Raises a :class:`TaskFailed` if the processes that keep the tasks have gone."""
         if not self.processes.alive:
-            raise keeper_lost()
+            raise self.processes.lost()
+
+
+def require_descriptors(tasks, seconds):
+    """Raises a :class:`ClusterStartError` if this process may not open enough files for a cluster."""
+    if (spare := linux.spare_descriptors(DESCRIPTORS)) < DESCRIPTORS:
+        words = f"this process may open {spare} more files, and a cluster needs {DESCRIPTORS}"
+        raise start_error(words, tasks, seconds, hint="close some, or raise the limit (ulimit -n)")
 
 
 def start_error(words, tasks, seconds, *, ready=0, log=(), hint):

@@ -24,13 +24,19 @@ def main():
 
     try:
         with linux.child_exits(0) as wait:
-            with open(os.path.join(settings["folder"], "controller.log"), "wb") as log:
-                files = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
-                controller = subprocess.Popen(settings["controller"], preexec_fn=join_group, **files)
-            group = controller.pid
+            if settings["controller"]:  # a host has none
+                with open(os.path.join(settings["folder"], "controller.log"), "wb") as log:
+                    files = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+                    group = subprocess.Popen(settings["controller"], preexec_fn=join_group, **files).pid
+            serve = forkserver.serve
+            if settings["hosts"]:
+                from mnistdist.cluster.relay import serve  # here, because it takes long to import
             nursery = os.fork()
             if nursery == 0:
-                linux.run_forked(lambda: (join_group(signal.SIGTERM), forkserver.serve(settings)))
+                linux.run_forked(lambda: (join_group(signal.SIGTERM), serve(settings)))
+            vital = {nursery, group or nursery}
+            if not group:
+                os.setpgid(nursery, group := nursery)  # here too, as it may be ended before it has done so
             os.close(settings["socket"])
             # The client is gone when its end of stdin is closed, or when this process has another parent, because a
             # copy of that end may live on in a process that the client forked. Losing the controller or the nursery
@@ -39,8 +45,10 @@ def main():
                 hung_up, ended = wait(timeout=1)
                 if hung_up:
                     over.append(True)
-                elif {controller.pid, nursery} & {pid for pid, _ in ended}:
+                elif vital & {pid for pid, _ in ended}:
                     break
+            if settings["hosts"]:  # what is there is in no group of this machine's
+                linux.end_gently(nursery, 3)
     finally:
         linux.end_group(group)
         if over or os.getppid() != client:  # otherwise the client reads why, and removes the folder itself

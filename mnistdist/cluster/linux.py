@@ -12,6 +12,8 @@ import subprocess
 import sys
 import time
 
+from mnistdist._wait import poll
+
 DEATH_SIGNAL, ADOPT_ORPHANS = 1, 36  # PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER of prctl(2)
 # Variables that would change how a child runs, or add to its output, which messages quote.
 _NOT_INHERITED = ("PYTHONINSPECT", "PYTHONSTARTUP", "PYTHONVERBOSE", "PYTHONWARNINGS")
@@ -158,6 +160,14 @@ def heard_exits():
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             stack.callback(signal.signal, signal.SIGCHLD, signal.SIG_IGN)
         yield
+
+
+def end_gently(child, seconds):
+    """Asks a child to end, and waits for that so long."""
+    with contextlib.suppress(ChildProcessError):  # it has ended before
+        if not os.waitpid(child, os.WNOHANG)[0]:
+            os.kill(child, signal.SIGTERM)
+            poll(seconds, lambda: os.waitpid(child, os.WNOHANG)[0], 0.01)
 
 
 def end_group(group):

@@ -16,10 +16,11 @@ class StoppedTasks:
 
     Args:
         limit: Seconds, not counting any time when this process itself was stopped; None to find none.
+        ask: Says whether a process is stopped now, by default of a pid on this machine.
     """
 
-    def __init__(self, limit):
-        self.limit, self._seconds, self._polled = limit, {}, time.monotonic()
+    def __init__(self, limit, ask=None):
+        self.limit, self._ask, self._seconds, self._polled = limit, ask or is_stopped, {}, time.monotonic()
 
     def find(self, pids):
         """The names in ``{name: pid}`` whose process has been stopped for longer. Call it again and again."""
@@ -27,7 +28,7 @@ class StoppedTasks:
             return []
         before, self._polled = self._polled, time.monotonic()
         seen = min(self._polled - before, 1)
-        halted = [pid for pid in pids.values() if is_stopped(pid)]
+        halted = [pid for pid in pids.values() if self._ask(pid)]
         self._seconds = {pid: self._seconds.get(pid, 0) + seen for pid in halted}
         return [name for name, pid in pids.items() if self._seconds.get(pid, 0) > self.limit]
 

@@ -4,7 +4,7 @@ import contextlib
 import time
 from types import SimpleNamespace
 
-from mnistdist.cluster.recovery import StoppedTasks, is_stopped, to_begin_again
+from mnistdist.cluster.recovery import StoppedTasks, to_begin_again
 from mnistdist.cluster.task import identity
 from mnistdist.errors import TaskFailed
 from mnistdist.training.progress import shown
@@ -41,16 +41,20 @@ def idle_workers(cluster, step_timeout, held):
                     answers[task] = cluster[task].apply_async(identity)
         while pending := [task for task, answer in answers.items() if not answer.ready()]:
             held()
+            cluster._engines.require_alive()
             if time.monotonic() > deadline:
-                raise _busy(pending, patience)
+                raise _busy(pending, _stopped(cluster, pending), patience)
             answers[pending[0]].wait(0.05)
         yield
     finally:
         cluster._training.release()
 
 
-def _busy(tasks, seconds):
-    stopped = [task for task in tasks if is_stopped(task.pid)]
+def _stopped(cluster, tasks):
+    return [task for task in tasks if cluster._engines.processes.is_stopped(task)]
+
+
+def _busy(tasks, stopped, seconds):
     names = [task.name for task in stopped or tasks]
     are, it, calls, end = ("is", "it", "the call", "ends") if len(names) == 1 else ("are", "them", "the calls", "end")
     state, do = "busy with an earlier call", f"wait until {calls} {end}"
@@ -80,7 +84,7 @@ def on_workers(cluster, function, indices, arguments, *, step_timeout, held, ste
     Raises:
         TaskFailed: The cause of the first failure, which may be a task that had ended before anything was sent.
     """
-    calls, stopped = None, StoppedTasks(step_timeout and 2 * step_timeout)
+    calls, stopped = None, StoppedTasks(step_timeout and 2 * step_timeout, cluster._engines.processes.is_stopped)
     with shown(steps) as show:
         while True:
             held()
@@ -109,7 +113,7 @@ def _find_lost(cluster, stopped, when):
     cluster._engines.require_alive()
     if lost := cluster._engines.lost():
         return lost.task, f"{lost.reason} {when} the training"
-    halted = stopped.find({task.name: task.pid for task in cluster.tasks})
+    halted = stopped.find({task.name: task for task in cluster.tasks})
     return (halted[0], f"it has been stopped for {stopped.limit:g} s, as SIGSTOP does it") if halted else None
 
 
@@ -181,7 +185,7 @@ class _Calls:
             log, hint = self._cluster.logs(("worker", index), 5).splitlines(), _RESTARTED
             if error.ename in ("OSError", "InUse"):  # such as of a checkpoint; the message says what to do
                 log, hint = [], "the cluster has been restarted with fresh tasks; mend this before you train again"
-            stopped = " and ".join(task.name for task in self._cluster.tasks if is_stopped(task.pid))
+            stopped = " and ".join(task.name for task in _stopped(self._cluster, self._cluster.tasks))
             stopped = f" ({stopped} is stopped, as SIGSTOP does it)" if stopped else ""
             reason = f"{error.ename}: {error.evalue}{stopped}"
             return TaskFailed(f"worker:{index}", reason, log=log, hint=hint)

@@ -76,8 +76,9 @@ def train(
         steps_per_run: How many steps, each with its own pull and push, one run of the session makes; fast design only.
             None for 16, or for 1 if there is an ``on_step``, which is called between runs. With ``local_steps``, a run
             makes enough pushes for this many steps; None for 40.
-        logdir: Folder in which worker 0 keeps checkpoints; training goes on from the last whole one. None for no
-            checkpoints. The appendix "Checkpoints" says what you may do with such a folder, and what is refused.
+        logdir: Folder in which worker 0 keeps checkpoints, on its own host if the cluster is on several; training goes
+            on from the last whole one. None for no checkpoints. The appendix "Checkpoints" says what you may do with
+            such a folder, and what is refused.
         save_steps: About how many global steps lie between two checkpoints. With a ps you lose what was done after the
             last complete checkpoint began. As a rule that is no more than this, but it is more on a busy machine if the
             other workers make many steps while worker 0 is writing a checkpoint.
@@ -110,7 +111,8 @@ def train(
     data = _check_data(data, build_graph is None)
     if spec.logdir is not None:
         spec.logdir = str(Path(spec.logdir).resolve())  # because the tasks have a working folder of their own
-        prepare(spec.logdir)
+        if getattr(cluster, "_hosts", None) is None:  # otherwise it is a folder of another machine's
+            prepare(spec.logdir)
     sent = data, spec, f"train-{os.getpid()}-{next(_runs)}"
     outlived = {"steps": spec.steps, "restarts": spec.restarts, "restores": spec.logdir is not None}
     with HeldInterrupts() as held, idle_workers(cluster, spec.step_timeout, held):

@@ -5,6 +5,7 @@ import re
 
 from book._ext.names import sections, used
 from mnistdist import Cluster
+from mnistdist.cluster import link
 from mnistdist.flags import parse
 from mnistdist.training import calls
 from mnistdist.training.spec import TrainSpec
@@ -46,6 +47,7 @@ def test_the_waits_of_the_package_are_its_defaults():
     wait, linger = flags["wait_timeout"].value, flags["ps_linger"].value
     assert waits("`Cluster.start()`") == [default(Cluster.__init__, "timeout")]
     assert waits("`train`, before") == [calls._PATIENCE]
+    assert waits("a cluster on several hosts") == [link.SILENCE]
     assert waits("a worker of `train`") == [TrainSpec.step_timeout]
     assert WAITS["`train`", "a task that somebody has stopped with SIGSTOP"] == [2 * TrainSpec.step_timeout]
     assert waits("a worker of the program") == [wait]

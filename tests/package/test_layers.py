@@ -14,8 +14,9 @@ LAYERS = """
     _lazy __init__ errors
     _check _wait _files style idx _interrupts _output steps datasets diagrams plots source results placement model
     cluster.__init__ cluster.linux cluster.network cluster.pinning cluster.recovery
-    cluster._ipyparallel cluster.task cluster.forkserver cluster.keeper cluster.process_tree cluster.engines
-    cluster.cluster
+    cluster.hosts
+    cluster._ipyparallel cluster.task cluster.forkserver cluster.link cluster.relay cluster.keeper
+    cluster.process_tree cluster.agent cluster.engines cluster.cluster
     training.__init__ training.spec training.tensorflow_private training.runs training.heartbeat
     training.graph training.replica training.designs.cutting training.designs.packing
     training.designs.step training.designs.unrolling training.designs.listing training.designs.fast

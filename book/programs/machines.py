@@ -5,6 +5,7 @@ classic text. An ordinary user can make them, where the system allows it. They
 end, with all that runs on them, when this process ends or calls ``close()``.
 """
 
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -16,17 +17,19 @@ mount -t tmpfs none /run
 ip link add switch type bridge
 ip link set switch up
 for n in 1 2 3; do
-    ip netns add $n
-    ip link add port$n type veth peer name eth0 netns $n
+    host=192.168.233.20$n
+    ip netns add $host
+    ip link add port$n type veth peer name eth0 netns $host
     ip link set port$n master switch
     ip link set port$n up
-    ip -n $n link set lo up
-    ip -n $n address add 192.168.233.20$n/24 dev eth0
-    ip -n $n link set eth0 up
+    ip -n $host link set lo up
+    ip -n $host address add $host/24 dev eth0
+    ip -n $host link set eth0 up
 done
 echo ready
 exec cat
 """
+ADDRESSES = "192.168.233.201", "192.168.233.202", "192.168.233.203"
 # What a command goes through: its machine's name, and its machine's /tmp, which
 # also shows the folders of the real /tmp that the command comes from, if any.
 ENTER = """
@@ -66,6 +69,8 @@ class Machines:
         inside = Path(f"/proc/{pid}/task/{pid}/children").read_text().strip()
         self._enter = ["nsenter", f"--target={inside}", "--user", "--net"]
         self._enter += ["--mount", "--pid", "--preserve-credentials"]
+        # To kill the process that enters is to kill what has entered.
+        self._enter += ["setpriv", "--pdeathsig=KILL", "ip", "netns", "exec"]
         self._temporary = tempfile.TemporaryDirectory(dir="/var/tmp")
         self.folder = Path(self._temporary.name)
 
@@ -77,10 +82,13 @@ class Machines:
         here = [each for each in here if each.startswith("/tmp/")]
         enter = ["unshare", "--uts", "--mount", "sh", "-c", ENTER]
         enter += [str(machine), str(own), *here, "--"]
-        # To kill the process that enters is to kill what has entered.
-        inside = ["setpriv", "--pdeathsig=KILL"]
-        inside += ["ip", "netns", "exec", str(machine), *enter]
-        return [*self._enter, *inside, *map(str, words)]
+        host = ADDRESSES[machine - 1]
+        return [*self._enter, host, *enter, *map(str, words)]
+
+    @property
+    def reach(self):
+        """The command that runs another one on a {host}, with its address."""
+        return shlex.join([*self._enter, "{host}"])
 
     def run(self, machine, *words):
         """Runs a command on a machine to its end; returns what it prints."""

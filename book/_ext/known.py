@@ -14,6 +14,7 @@ KNOWN = {
     "async_or_sync": {"missed > 1: 1 ten times tighter": NO_NUMBER, "a label says 'two'": WORD},
     "backup_workers": {"'6 of 8: 25%' is said": ARITHMETIC, "of 83' is said whatever is wrong with took": ARITHMETIC},
     "between_graph": {"<= 5: 5 ten times tighter": NO_NUMBER},
+    "clusters": {"outside == len(ports): turned": "looked at only where the system allows no private network"},
     "quickstart": {
         "missed > 0: turned to missed <= 0": "some steps missed others and some did not: both are so",
         "difference < 0.001: 0.001 ten times tighter": "the two are equal on most machines, not on all",

@@ -79,16 +79,24 @@ def _of_slurm(environ):
             reason = "it is not set" if isinstance(error, KeyError) else error
             raise ValueError(f"{name}: {reason}; start the program with srun") from None
 
-    if (order := environ.get("SLURM_DISTRIBUTION", "block")).split(",")[0].split(":")[0] != "block":
-        raise ValueError(f"SLURM_DISTRIBUTION: expected 'block', got {order!r}: leave out srun's -m")
     nodes, counts = read("SLURM_STEP_NODELIST", hosts), read("SLURM_STEP_TASKS_PER_NODE", tasks_per_node)
     rank, tasks = read("SLURM_PROCID", int), read("SLURM_STEP_NUM_TASKS", int)
     if len(nodes) != len(counts) or sum(counts) != tasks:
         found = f"{sum(counts)} tasks on {len(counts)} nodes"
         raise ValueError(f"SLURM_STEP_TASKS_PER_NODE: {found}, but there are {tasks} on {len(nodes)}")
-    of_ranks = chain.from_iterable(repeat(*pair) for pair in zip(nodes, counts, strict=True))
+    of_ranks = in_ranks(nodes, counts, environ.get("SLURM_DISTRIBUTION", "block"))
     addresses = [f"{node}:{SLURM_PORT + rank}" for rank, node in enumerate(of_ranks)]
     return _flags(addresses[:1], addresses[1:], "worker" if rank else "ps", max(rank - 1, 0))
+
+
+def in_ranks(nodes, counts, distribution="block"):
+    """The node of each rank, for nodes with so many tasks each and a value of ``SLURM_DISTRIBUTION``."""
+    order = re.split("[:,]", distribution)[0]
+    if order == "cyclic":  # Slurm's default where no node has two
+        return [node for turn in range(max(counts)) for node, count in zip(nodes, counts, strict=True) if count > turn]
+    if order != "block" and max(counts) > 1:
+        raise ValueError(f"SLURM_DISTRIBUTION: expected block or cyclic, got {distribution!r}: leave out srun's -m")
+    return list(chain.from_iterable(map(repeat, nodes, counts)))
 
 
 def _flags(ps, workers, job, index):

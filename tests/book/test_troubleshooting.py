@@ -575,7 +575,7 @@ IN_TESTS = {
     ),
     "host …: nothing has been heard from it for … s": ("test_hosts", "host n3: nothing has been heard from it for "),
     "host …: its keeper or nursery has ended": ("test_hosts", "host n2: its keeper or nursery has ended"),
-    "No private network on this system": ("test_network", "listen on every interface"),
+    "No private network on …": ("test_network", "listen on every interface"),
     "…, with or without .gz; missing: …; found …": ("test_data_dir", "missing: train-images-idx3-ubyte, train-labels"),
     "unshare: …": ("test_network", "unshare: Invalid argument"),
     "this process has … threads: enter the private network before anything starts one, as importing NumPy or "

@@ -57,6 +57,11 @@ def slurm(rank, tasks, nodes, counts, **more):
         (slurm(1, 3, "n[9-11]", "1(x3)"), "worker", 0, "n9:2222", "n10:2223,n11:2224"),
         (slurm(3, 4, "a,b", "3,1"), "worker", 2, "a:2222", "a:2223,a:2224,b:2225"),
         (slurm(1, 2, "a", "2", SLURM_DISTRIBUTION="block:cyclic"), "worker", 0, "a:2222", "a:2223"),
+        # What srun says of itself where no node has two tasks.
+        (slurm(2, 3, "n[1-3]", "1(x3)", SLURM_DISTRIBUTION="cyclic"), "worker", 1, "n1:2222", "n2:2223,n3:2224"),
+        (slurm(2, 3, "n[1-3]", "1(x3)", SLURM_DISTRIBUTION="cyclic,pack"), "worker", 1, "n1:2222", "n2:2223,n3:2224"),
+        (slurm(2, 3, "n[1-3]", "1(x3)", SLURM_DISTRIBUTION="plane=2"), "worker", 1, "n1:2222", "n2:2223,n3:2224"),
+        (slurm(0, 4, "a,b", "3,1", SLURM_DISTRIBUTION="cyclic"), "ps", 0, "a:2222", "b:2223,a:2224,a:2225"),
     ],
 )
 def test_slurm_says_who_a_task_is(environ, job, index, ps, workers):
@@ -120,7 +125,10 @@ BROKEN = [
     (slurm(0, 3, "n[1-2]", "1(x3)"), "SLURM_STEP_TASKS_PER_NODE: 3 tasks on 3 nodes"),
     (slurm("x", 3, "n[1-3]", "1(x3)"), "SLURM_PROCID"),
     (slurm(0, "x", "n[1-3]", "1(x3)"), "SLURM_STEP_NUM_TASKS"),
-    (slurm(0, 3, "n[1-3]", "1(x3)", SLURM_DISTRIBUTION="cyclic"), "SLURM_DISTRIBUTION: expected 'block', got 'cyclic'"),
+    (
+        slurm(0, 4, "a,b", "2(x2)", SLURM_DISTRIBUTION="plane=2"),
+        "SLURM_DISTRIBUTION: expected block or cyclic, got 'plane=2'",
+    ),
 ]
 
 

@@ -91,10 +91,10 @@ def _of_slurm(environ):
 
 def in_ranks(nodes, counts, distribution="block"):
     """The node of each rank, for nodes with so many tasks each and a value of ``SLURM_DISTRIBUTION``."""
-    order = re.split("[:,]", distribution)[0]
+    order = re.split("[:,=]", distribution)[0]
     if order == "cyclic":  # Slurm's default where no node has two
         return [node for turn in range(max(counts)) for node, count in zip(nodes, counts, strict=True) if count > turn]
-    if order != "block" and max(counts) > 1:
+    if order != "block" and (order != "plane" or max(counts) > 1):  # others may leave the order of the nodes
         raise ValueError(f"SLURM_DISTRIBUTION: expected block or cyclic, got {distribution!r}: leave out srun's -m")
     return list(chain.from_iterable(map(repeat, nodes, counts)))
 

@@ -54,16 +54,17 @@ def done_queue(ps):
 
 def serve(server, config):
     """Holds variables until all workers are done, or one has long been."""
-    done, limit = done_queue(FLAGS.task_index).dequeue(), None
+    done, limit, seen = done_queue(FLAGS.task_index).dequeue(), None, set()
     session = tf.Session(server.target, config=config)
-    for _ in FLAGS.worker_hosts:
-        session.run(done, options=limit)
+    while len(seen) < len(FLAGS.worker_hosts):
+        seen.add(session.run(done, options=limit))
         limit = tf.RunOptions(timeout_in_ms=1000 * FLAGS.timeout)
 
 
 def wait_for(address):
     """Waits until a ps accepts connections; a session waits for ever."""
-    for _ in range(10 * FLAGS.timeout):
+    end = time.time() + FLAGS.timeout
+    while time.time() < end:
         with contextlib.suppress(OSError):
             return socket.create_connection(address.rsplit(":", 1), 1).close()
         time.sleep(0.1)
@@ -78,8 +79,7 @@ def model(units, pixels=28 * 28):
     hid_b = tf.Variable(tf.zeros([units]), name="hid_b")
     sm_w = tf.Variable(second, name="sm_w")
     sm_b = tf.Variable(tf.zeros([10]), name="sm_b")
-    x = tf.placeholder(tf.float32, [None, pixels])
-    y_ = tf.placeholder(tf.float32, [None, 10])
+    x, y_ = (tf.placeholder(tf.float32, [None, n]) for n in (pixels, 10))
     hid = tf.nn.relu(tf.nn.xw_plus_b(x, hid_w, hid_b))
     y = tf.nn.softmax(tf.nn.xw_plus_b(hid, sm_w, sm_b))
     return x, y_, -tf.reduce_sum(y_ * tf.log(tf.clip_by_value(y, 1e-10, 1)))
@@ -88,7 +88,7 @@ def model(units, pixels=28 * 28):
 def work(server, config):
     """Trains with the other workers up to --train_steps, then evaluates."""
     mnist = read_data_sets(FLAGS.data_dir, one_hot=True)
-    ps, workers = len(FLAGS.ps_hosts), len(FLAGS.worker_hosts)
+    ps, n, wait = len(FLAGS.ps_hosts), len(FLAGS.worker_hosts), FLAGS.timeout
     index, sync, folder = FLAGS.task_index, FLAGS.sync_replicas, FLAGS.train_dir
     is_chief, task = index == 0, f"/job:worker/task:{index}"
     with tf.device(tf.train.replica_device_setter(ps, "/job:ps/cpu:0", task)):
@@ -96,8 +96,8 @@ def work(server, config):
         x, y_, cross_entropy = model(FLAGS.hidden_units)
         opt = tf.train.AdamOptimizer(FLAGS.learning_rate)
         if sync:
-            many = FLAGS.replicas_to_aggregate or workers
-            opt = tf.train.SyncReplicasOptimizer(opt, many, workers)
+            many = FLAGS.replicas_to_aggregate or n
+            opt = tf.train.SyncReplicasOptimizer(opt, many, n)
         train_step = opt.minimize(cross_entropy, global_step=global_step)
     with tf.control_dependencies([train_step]):
         step_op = global_step.read_value()  # or it might be read too early
@@ -110,7 +110,7 @@ def work(server, config):
     finish = [done_queue(i).enqueue(index) for i in range(ps)]
     init_op, saver = tf.global_variables_initializer(), tf.train.Saver()
     missing = tf.report_uninitialized_variables(tf.global_variables())
-    limit = tf.RunOptions(timeout_in_ms=1000 * FLAGS.timeout)
+    limit = tf.RunOptions(timeout_in_ms=1000 * wait)
 
     def init_fn(sess):
         """In the chief: gives variables values, unless the ps hold them."""
@@ -120,8 +120,7 @@ def work(server, config):
 
     list(map(wait_for, FLAGS.ps_hosts))
     sv = tf.train.Supervisor(is_chief=is_chief, init_fn=init_fn, **options)
-    options = {"config": config, "max_wait_secs": FLAGS.timeout}
-    sess = sv.prepare_or_wait_for_session(server.target, **options)
+    sess = sv.prepare_or_wait_for_session(server.target, config, False, wait)
     if sync and is_chief:
         sv.start_queue_runners(sess, [opt.get_chief_queue_runner()])
         sess.run(init_tokens_op)
@@ -137,8 +136,9 @@ def work(server, config):
     feed = {x: mnist.validation.images, y_: mnist.validation.labels}
     step, val = sess.run([global_step, cross_entropy], feed, limit)
     print(f"After {step} training step(s), validation cross entropy = {val:g}")
-    with contextlib.suppress(tf.errors.UnavailableError):  # it has heard all
-        sess.run(finish, options=limit)
+    for each in finish:
+        with contextlib.suppress(tf.errors.UnavailableError):  # it has ended
+            sess.run(each, options=limit)
 
 
 if __name__ == "__main__":

@@ -50,16 +50,17 @@ def done_queue(ps):
 
 def serve(server, config):
     """Holds variables until all workers are done, or one has long been."""
-    done, limit = done_queue(FLAGS.task_index).dequeue(), None
+    done, limit, seen = done_queue(FLAGS.task_index).dequeue(), None, set()
     session = tf.Session(server.target, config=config)
-    for _ in FLAGS.worker_hosts:
-        session.run(done, options=limit)
+    while len(seen) < len(FLAGS.worker_hosts):
+        seen.add(session.run(done, options=limit))
         limit = tf.RunOptions(timeout_in_ms=1000 * FLAGS.timeout)
 
 
 def wait_for(address):
     """Waits until a ps accepts connections; a session waits for ever."""
-    for _ in range(10 * FLAGS.timeout):
+    end = time.time() + FLAGS.timeout
+    while time.time() < end:
         with contextlib.suppress(OSError):
             return socket.create_connection(address.rsplit(":", 1), 1).close()
         time.sleep(0.1)
@@ -74,8 +75,7 @@ def model(units, pixels=28 * 28):
     hid_b = tf.Variable(tf.zeros([units]), name="hid_b")
     sm_w = tf.Variable(second, name="sm_w")
     sm_b = tf.Variable(tf.zeros([10]), name="sm_b")
-    x = tf.placeholder(tf.float32, [None, pixels])
-    y_ = tf.placeholder(tf.float32, [None, 10])
+    x, y_ = (tf.placeholder(tf.float32, [None, n]) for n in (pixels, 10))
     hid = tf.nn.relu(tf.nn.xw_plus_b(x, hid_w, hid_b))
     y = tf.nn.softmax(tf.nn.xw_plus_b(hid, sm_w, sm_b))
     return x, y_, -tf.reduce_sum(y_ * tf.log(tf.clip_by_value(y, 1e-10, 1)))
@@ -127,8 +127,9 @@ def work(server, config):
     feed = {x: mnist.validation.images, y_: mnist.validation.labels}
     step, val = sess.run([global_step, cross_entropy], feed, limit)
     print(f"After {step} training step(s), validation cross entropy = {val:g}")
-    with contextlib.suppress(tf.errors.UnavailableError):  # it has heard all
-        sess.run(finish, options=limit)
+    for each in finish:
+        with contextlib.suppress(tf.errors.UnavailableError):  # it has ended
+            sess.run(each, options=limit)
 
 
 if __name__ == "__main__":

@@ -50,11 +50,15 @@ async def _serve(pipe):
             else:
                 await host.say_why(host.do(message))
     except asyncio.TimeoutError:
-        print("nothing has been heard from the client's machine: the tasks are ended", file=sys.stderr)
+        with contextlib.suppress(OSError):  # stderr may have gone with the link
+            print("nothing has been heard from the client's machine: the tasks are ended", file=sys.stderr)
     finally:
         if host:
             host.close()
-    os._exit(0)  # a thread may still wait for the system's resolver
+        if sys.exc_info()[0] is not None:
+            with contextlib.suppress(OSError):
+                sys.excepthook(*sys.exc_info())
+        os._exit(0)  # a thread may still wait for the system's resolver
 
 
 def shares(tasks, devices, num_gpus):
@@ -78,7 +82,11 @@ class _Host:
         self._folder = new_folder()
         options = {name: first[name] for name in ("spec", "servers", "preload")}
         options |= {"private_hosts": None, "controller": None, "hosts": None}
-        self._keeper, self._socket = start_keeper(self._folder, options)
+        try:
+            self._keeper, self._socket = start_keeper(self._folder, options)
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
 
     async def start(self):
         """Gives the tasks their shares of this host, and looks whether they can have their addresses."""
@@ -95,7 +103,9 @@ class _Host:
             self._link.tell(event="failed", reason=str(error) or type(error).__name__)
 
     async def _prepare(self):
-        self._pins, notice = shares(self._tasks, self._first["devices"], self._first["num_gpus"])
+        # In a thread, because the driver of many GPUs may take longer than the link may be silent.
+        wanted = self._first["devices"], self._first["num_gpus"]
+        self._pins, notice = await asyncio.to_thread(shares, self._tasks, *wanted)
         if notice:
             self._link.tell(event="notice", text=notice)
         for job, index in self._tasks:

@@ -88,7 +88,7 @@ def reached(place, reach, python):
         wanted = "a program of this machine's, and {host} among its arguments, as in 'ssh {host}'"
         raise ValueError(f"reach: expected {wanted}; got {_check.got(reach)}")
     agent = [python or sys.executable, "-m", "mnistdist.cluster.agent"]
-    if os.path.basename(words[0]) == "ssh":  # it hands over one line for a shell
+    if "ssh" in map(os.path.basename, words):  # it hands over one line for a shell
         agent = [shlex.quote(word) for word in agent]
     hosts = {}
     for task, host in place.items():

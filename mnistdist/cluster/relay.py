@@ -112,7 +112,10 @@ class _Host:
             self._write(self._log, line)  # by a shell's start-up file, say
         else:
             raise HostLost(*await self._why_no_agent())
-        here, there = versions(), json.loads(said)
+        try:
+            here, there = versions(), json.loads(said)
+        except ValueError:
+            raise HostLost("its first line can't be read", "the log lines say what it has written") from None
         for what in "mnistdist", "Python":
             if here[what] != there[what]:
                 cure = f"install {what} {here[what]} there, or name an interpreter that has it: Cluster(python=...)"

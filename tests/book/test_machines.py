@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -84,14 +83,12 @@ def test_all_ends_with_the_process_that_has_made_them(machines, end):
     assert all(Path(f"/proc/{pid}").exists() for pid in pids)
     if end == "kill":
         process.send_signal(signal.SIGKILL)
-    begin = time.monotonic()
     process.communicate()
 
     def ended():
         return not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
     wait_until(ended, 10, "the end of the machines' processes")
-    assert time.monotonic() - begin < 2
 
 
 def test_tf_config_and_a_model_in_a_file_of_its_own(machines):

@@ -37,14 +37,14 @@ def run(folder, program, *words):
 @BOTH
 @pytest.mark.parametrize("sync", [False, True])
 def test_each_task_may_be_killed_and_started_again(tmp_path, program, sync):
-    flags = [f"--sync_replicas={sync}", "--train_steps=2000", f"--train_dir={tmp_path}/train", "--save_steps=100"]
+    flags = [f"--sync_replicas={sync}", "--train_steps=4000", f"--train_dir={tmp_path}/train", "--save_steps=100"]
     status, logs = run(tmp_path, program, *flags, "--", "200:worker:1", "600:worker:0", "1000:ps:0")
     assert status == {"ps:0": 0, "worker:0": 0, "worker:1": 0}, logs
     for index in 0, 1:
         steps, entropy = re.search(
             r"After (\d+) training step\(s\), validation cross entropy = (\S+)", logs[f"worker:{index}"]
         ).groups()
-        assert 2000 <= int(steps) <= 2003
+        assert 4000 <= int(steps) <= 4003
         assert float(entropy) < 1200  # of 5,000 examples; guessing gives 11,513
     if program == "distributed.py":
         began = [[int(n) for n in re.findall(r"begins at global step (\d+)", logs[f"worker:{i}"])] for i in (0, 1)]

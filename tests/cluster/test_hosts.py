@@ -33,7 +33,7 @@ from mnistdist import Cluster, ClusterStartError, TaskFailed, train
 from tests.cluster.test_cluster import add_across, who
 
 def cluster(**options):
-    there = {"hosts": ["n1", "n2", "n3"], "reach": "ip netns exec {host}", "network": "host"}
+    there = {"hosts": ["n1", "n2", "n3"], "reach": "ip netns exec {host}", "network": "host", "devices": "cpu"}
     return Cluster(ps=1, workers=2, **there | options)
 
 def tell(**said):

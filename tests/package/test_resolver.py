@@ -125,6 +125,7 @@ BROKEN = [
     (slurm(0, 3, "n[1-2]", "1(x3)"), "SLURM_STEP_TASKS_PER_NODE: 3 tasks on 3 nodes"),
     (slurm("x", 3, "n[1-3]", "1(x3)"), "SLURM_PROCID"),
     (slurm(0, "x", "n[1-3]", "1(x3)"), "SLURM_STEP_NUM_TASKS"),
+    (slurm(0, 3, "n[1-3]", "1(x3)", SLURM_DISTRIBUTION="arbitrary"), "expected block or cyclic, got 'arbitrary'"),
     (
         slurm(0, 4, "a,b", "2(x2)", SLURM_DISTRIBUTION="plane=2"),
         "SLURM_DISTRIBUTION: expected block or cyclic, got 'plane=2'",

@@ -16,7 +16,7 @@ AT_ONCE ?= 3
 MEASURING := $(patsubst %,book/%.ipynb,async_or_sync asynchronous backup_workers in_graph where_a_step_goes)
 
 .DEFAULT_GOAL := help
-.PHONY: help install book test browser mutants portable zoo lab record bench bench-peers experiments faults soak lint lock clean
+.PHONY: help install book test browser mutants portable machines zoo lab record bench bench-peers experiments faults soak lint lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ mutants: install ## give every check of the book wrong data and code, and see th
 
 portable: install ## all notebooks without oneDNN, on one core, beside work, on host ports, in another locale; other Pythons
 	.ci/portable $(VARIANTS)
+
+machines: install ## the whole programs, in both modes, and clusters on three machines, made of namespaces (10 minutes)
+	MACHINES=all $(PY) -m pytest tests/book/test_programs.py tests/book/test_machines.py tests/cluster/test_hosts.py -rs
 
 zoo: install ## train the whole catalogue of models and optimizers in every design (about 20 minutes)
 	ZOO=all $(PY) -m pytest tests/training/test_zoo.py -q

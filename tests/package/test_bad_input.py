@@ -143,6 +143,7 @@ REFUSED = {
     "log_every": ["0", "-5"],
     "wait_timeout": ["0", "nan", "inf", "1e-9", "1e8"],
     "ps_linger": ["0", "-inf", "1e300"],
+    "model": ["net.py", "a:b:c", ":net", "a b:net"],
     "design": ["", "Fast"],
     "seed": ["one", "1.0", "-1"],
     "sync_replicas": ["", "2"],

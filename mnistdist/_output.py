@@ -75,3 +75,12 @@ def guarded(name, main, refusal):
         if error.status != _READER_GONE:
             complain(f"{name}: error: {error}")
         return error.status
+
+
+def end_now(status):
+    """Ends the process without waiting for anything; says first which error is on its way, if there is one."""
+    with contextlib.suppress(OSError):
+        if sys.exc_info()[0] is not None:
+            sys.excepthook(*sys.exc_info())
+        sys.stderr.flush()
+    os._exit(status)

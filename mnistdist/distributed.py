@@ -21,7 +21,7 @@ import time
 from types import SimpleNamespace
 
 from mnistdist import __version__
-from mnistdist._output import guarded, say
+from mnistdist._output import end_now, guarded, say
 from mnistdist.cluster import pinning
 from mnistdist.cluster.network import BUSY, parse_address, wait_for_address, why_no_port, without_proxies
 from mnistdist.flags import UsageError, check, describe, difference, parse, shared
@@ -72,11 +72,7 @@ def run():
     try:
         status = main()
     finally:
-        with contextlib.suppress(OSError):
-            if sys.exc_info()[0] is not None:
-                sys.excepthook(*sys.exc_info())
-            sys.stderr.flush()
-        os._exit(status)  # an ordinary exit would wait for sessions whose other side may have gone
+        end_now(status)  # an ordinary exit would wait for sessions whose other side may have gone
 
 
 def _serve(flags, spec):

@@ -16,6 +16,7 @@ import sys
 from asyncio.streams import FlowControlMixin
 from pathlib import Path
 
+from mnistdist._output import end_now
 from mnistdist.cluster import pinning
 from mnistdist.cluster._ipyparallel import engine_ports, engines_file
 from mnistdist.cluster.link import GREETING, Link, versions
@@ -55,10 +56,7 @@ async def _serve(pipe):
     finally:
         if host:
             host.close()
-        if sys.exc_info()[0] is not None:
-            with contextlib.suppress(OSError):
-                sys.excepthook(*sys.exc_info())
-        os._exit(0)  # a thread may still wait for the system's resolver
+        end_now(0 if sys.exc_info()[0] is None else 1)  # a thread may still wait for the system's resolver
 
 
 def shares(tasks, devices, num_gpus):
